@@ -1,0 +1,118 @@
+"""What an executor is: the place where user code runs.
+
+The scheduler decides *what* starts; an executor starts it, reports what happened, and never decides. Reports are
+made on the event loop's thread, exactly one `finished` for every unit of work that was started or taken, and only
+once its work has *really* stopped: a thread that outlives its caller still holds its slot until it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+class Item(Protocol):
+    """One call's payload, opaque to the core; the runtime's `Call` is one."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    context: Context | None
+
+    def remaining(self) -> float | None:
+        """Seconds left of the caller's deadline, or None."""
+        ...
+
+
+class Request(Protocol):
+    """What executors see of the core's request."""
+
+    item: Any
+    id: str
+
+
+class Work(Protocol):
+    """One start: a batch of requests (or a batch of one) on one replica."""
+
+    replica: int
+    requests: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The user code behind a service, and how it is called.
+
+    `target` is a function, or a class whose instances are replicas (then `args` and `kwargs` construct one).
+    A batched body is called with one list per parameter and returns one list; a streaming body is a generator
+    function (sync or async).
+    """
+
+    name: str
+    target: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    is_class: bool = False
+    is_async: bool = False
+    batched: bool = False
+    streams: bool = False
+
+    def load(self) -> Callable[..., Any]:
+        """The callable of one replica; constructs it when the target is a class."""
+        return self.target(*self.args, **self.kwargs) if self.is_class else self.target
+
+
+class Host(Protocol):
+    """Where an executor reports, always on the event loop's thread."""
+
+    def taken(self, work: Any) -> None:
+        """A staged work has been taken by its worker and runs now."""
+        ...
+
+    def finished(self, work: Any, results: Sequence[Any]) -> None:
+        """The work has stopped. One result a request, in order; an exception instance fails that request alone."""
+        ...
+
+    def produced(self, work: Any, items: Sequence[Any]) -> None:
+        """A stream produced these items, in order (streaming work has exactly one request)."""
+        ...
+
+    def replica_up(self, replica: int) -> None:
+        """A replica has loaded (again) and takes work."""
+        ...
+
+    def replica_down(self, replica: int, error: BaseException) -> None:
+        """A replica died or could not load; its work is reported through `finished` as well."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs work on replicas. All methods are called on the event loop's thread."""
+
+    async def start(self) -> None:
+        """Load every replica; returns when all are up, raises what a constructor raised."""
+        ...
+
+    def run(self, work: Any) -> None:
+        """Begin this work on replica `work.replica`, which is free."""
+        ...
+
+    def stage(self, work: Any) -> None:
+        """Hand over a full batch that the replica takes as soon as its current one is done (at most one a replica)."""
+        ...
+
+    def revoke(self, work: Any) -> bool:
+        """Take a staged work back. False: a worker has taken it already (`taken` was or will be reported)."""
+        ...
+
+    def cancel(self, work: Any) -> None:
+        """Nobody waits for this running work any more: stop it as early as its kind allows."""
+        ...
+
+    def resume(self, work: Any) -> None:
+        """The reader of a stream took items: the producer may go on."""
+        ...
+
+    async def stop(self, within: float) -> None:
+        """Stop all replicas; what still runs after `within` seconds is abandoned (threads) or killed (processes)."""
+        ...
