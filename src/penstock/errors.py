@@ -126,13 +126,15 @@ class StartTimeout(Refused):
 class DeadlineExceeded(PenstockError, TimeoutError):
     """The caller's deadline passed before the answer was complete."""
 
-    status, title, fault = 504, "Deadline exceeded", "caller"
+    status, title = 504, "Deadline exceeded"
+    fault: ClassVar[Fault] = "caller"
 
 
 class ProgressTimeout(DeadlineExceeded):
     """The body made no progress (no answer, no next item) for as long as the service allows."""
 
-    title, fault = "No progress", "service"
+    title = "No progress"
+    fault: ClassVar[Fault] = "service"
 
 
 # The service's fault.

@@ -1,0 +1,103 @@
+"""The decision at the door: refuse for good, refuse for now, or let in."""
+
+from __future__ import annotations
+
+from penstock.core.request import Request
+from penstock.core.station import Station
+from penstock.errors import (
+    DeadlineExceeded,
+    DeadlineInfeasible,
+    Overloaded,
+    PenstockError,
+    QueueFull,
+    ServiceError,
+    ShuttingDown,
+    TooLarge,
+)
+
+
+def never(station: Station, request: Request, now: float) -> PenstockError | None:
+    """Why this request can never be served as it is, or None."""
+    if station.draining:
+        return ShuttingDown(f"{station.name} is shutting down and takes no new calls", retry_after=1.0)
+    if request.deadline is not None and request.deadline <= now:
+        return DeadlineExceeded(f"{station.name}: the deadline passed {now - request.deadline:.3f} s before the call arrived")
+    batch, bound = station.batch, station.options.queue
+    if batch is not None and request.cost > batch.max_cost:
+        return TooLarge(
+            f"{station.name}: this input alone costs {request.cost:g}, a whole batch may cost {batch.max_cost:g}; "
+            "send a smaller input"
+        )
+    if request.size > bound.size_bytes:
+        return TooLarge(
+            f"{station.name}: the input has {request.size} bytes, the whole queue may hold {bound.size_bytes}; "
+            "send a smaller input, or raise Queue(size_bytes=...)"
+        )
+    if station.broken is not None:
+        return ServiceError(f"{station.name} has no replica left that works: {station.broken}", retry_after=5.0)
+    return None
+
+
+def refuse(station: Station, request: Request, now: float) -> PenstockError | None:
+    """Why this request may not wait now, or None. Called only when it cannot start at once.
+
+    Predictions refuse roots only: an inner call is part of work that has been admitted. What fits the next two
+    rounds is admitted whatever callers are known to do, so that a wrong estimate can be unlearned.
+    """
+    bound = station.options.queue
+    queued = len(station.waiting)
+    if queued >= bound.items:
+        return QueueFull(
+            f"{station.name}: {queued} calls wait already, the limit is {bound.items}", retry_after=_later(station)
+        )
+    if station.queued_bytes + request.size > bound.size_bytes:
+        return QueueFull(
+            f"{station.name}: {station.queued_bytes} bytes wait already and this call has {request.size}, "
+            f"the limit is {bound.size_bytes}",
+            retry_after=_later(station),
+        )
+    if not request.root or not station.time.known or station.free:
+        return None
+    wait = station.starts_in(request, now)
+    seconds = station.round_seconds()
+    if request.deadline is not None and now + wait + seconds > request.deadline:
+        return DeadlineInfeasible(
+            f"{station.name}: would finish in {wait + seconds:.3f} s, the deadline is in {request.deadline - now:.3f} s",
+            retry_after=max(0.0, now + wait + seconds - request.deadline),
+        )
+    longest = station.options.start_timeout if bound.max_wait is None else bound.max_wait
+    if wait > longest:
+        return Overloaded(
+            f"{station.name}: would wait {wait:.3f} s, the limit is {longest:g} s", retry_after=wait - longest
+        )
+    if queued + 1 <= 2 * station.round_size():
+        return None
+    patience = station.patience_of(request.tenant, now)
+    if wait + 2 * seconds > patience:
+        return Overloaded(
+            f"{station.name}: would be answered in {wait + seconds:.3f} s; callers have been leaving after {patience:.3f} s",
+            retry_after=wait + 2 * seconds - patience,
+        )
+    return None
+
+
+def doomed(station: Station, request: Request, now: float, seconds: float) -> PenstockError | None:
+    """Why starting this request now would be wasted work, or None. It is dropped only if enough other work waits."""
+    if request.deadline is not None and now + seconds > request.deadline:
+        return DeadlineInfeasible(
+            f"{station.name}: waited {now - request.submitted:.3f} s and would finish "
+            f"{now + seconds - request.deadline:.3f} s too late"
+        )
+    if request.root and station.patience is not None and station.patience.tenants:
+        patience = station.patience_of(request.tenant, now)
+        if now - request.submitted + seconds > patience:
+            return Overloaded(
+                f"{station.name}: waited {now - request.submitted:.3f} s; callers have been leaving after {patience:.3f} s",
+                retry_after=seconds,
+            )
+    return None
+
+
+def _later(station: Station) -> float:
+    rounds = len(station.waiting) / station.round_size()
+    return max(0.1, rounds * station.round_seconds() / 2)

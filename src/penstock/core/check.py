@@ -1,0 +1,91 @@
+"""The laws that must hold between any two transitions; storms call this after every step."""
+
+from __future__ import annotations
+
+import math
+
+from penstock.core.request import ABANDONED, ENDED, QUEUED, RUNNING, STAGED
+from penstock.core.scheduler import Scheduler
+from penstock.core.station import Station
+
+
+def check(scheduler: Scheduler, now: float) -> None:
+    """Raise AssertionError, with the place, if any law is broken at this instant."""
+    assert not scheduler.out, "commands were left behind"
+    used: dict[str, float] = {}
+    for station in scheduler.stations.values():
+        _counts(station)
+        _slots(station)
+        _conserves_work(station, now)
+        for work in station.running:
+            for pool, amount in work.lease:
+                used[pool.name] = used.get(pool.name, 0.0) + amount
+    for state in scheduler.pools.values():
+        assert math.isclose(state.used, used.get(state.name, 0.0), abs_tol=1e-6), f"{state!r} leaks: {used}"
+        assert state.used <= state.capacity + 1e-6, f"{state!r} is overdrawn"
+    if scheduler.timers:
+        assert scheduler.wake_at <= scheduler.timers[0][0], "a timer would be slept through"
+
+
+def idle(scheduler: Scheduler) -> None:
+    """After everything ended, every count is back to zero."""
+    for station in scheduler.stations.values():
+        assert not station.waiting and not len(station.queue), f"{station!r} still queues"
+        assert not station.running and station.in_flight == 0, f"{station!r} still runs"
+        assert station.staged == 0 and station.queued_bytes == 0, f"{station!r} kept counts"
+        assert not station.latest, f"{station!r} kept keys"
+    for pool in scheduler.pools.values():
+        assert abs(pool.used) < 1e-6, f"{pool!r} leaks"
+    assert scheduler.dated == 0, "deadlines are still counted"
+
+
+def _counts(station: Station) -> None:
+    options = station.options
+    assert len(station.queue) == len(station.waiting), f"{station!r}: the order holds {len(station.queue)}"
+    assert len(station.waiting) <= options.queue.items, f"{station!r} is over its bound of items"
+    assert station.queued_bytes == sum(r.size for r in station.waiting) <= options.queue.size_bytes
+    assert station.in_flight == len(station.running)
+    previous = -math.inf
+    for request in station.waiting:
+        assert request.state == QUEUED and request.work is None, f"{request!r} waits"
+        assert request.submitted >= previous, f"{request!r} is out of order in time"
+        previous = request.submitted
+    for work in station.running:
+        assert not work.stopped and not work.staged
+        live = 0
+        for request in work.requests:
+            assert request.work is not work or request.state in (RUNNING, ABANDONED), f"{request!r} in {work!r}"
+            live += request.work is work and request.state == RUNNING
+        assert live == work.live, f"{work!r}: {live} callers wait, counted {work.live}"
+
+
+def _slots(station: Station) -> None:
+    staged = 0
+    assert len(set(station.free)) == len(station.free), f"{station!r}: a replica is free twice"
+    for replica in station.replicas:
+        is_free = replica.index in station.free
+        assert is_free == (replica.up and replica.work is None and replica.staged is None), (
+            f"{station.name}[{replica.index}]: free={is_free} up={replica.up} {replica.work} {replica.staged}"
+        )
+        assert replica.work is None or replica.work in station.running
+        if replica.staged is not None:
+            staged += 1
+            assert all(r.state in (STAGED, ABANDONED, ENDED) for r in replica.staged.requests)
+    assert staged == station.staged
+    if station.batch is not None:
+        for work in station.running:
+            assert len(work.requests) <= station.batch.max_size, f"{work!r} is too large"
+            assert work.cost <= station.batch.max_cost * (1 + 1e-9), f"{work!r} costs {work.cost}"
+            assert len({request.key for request in work.requests}) == 1, f"{work!r} mixes keys"
+
+
+def _conserves_work(station: Station, now: float) -> None:
+    """No replica idles while released work waits within limits and pools."""
+    if not station.waiting or not (station.direct or station.free):
+        return
+    if station.ready_at(now) > now or not station.pools_fit():
+        return
+    assert station.batch is not None, f"{station!r} idles while work waits"
+    oldest = next(iter(station.waiting)).submitted
+    full = len(station.waiting) >= station.batch.max_size or station.queued_cost >= station.batch.max_cost
+    assert not full and now < oldest + station.batch.max_wait + 1e-9, f"{station!r} idles while a batch is due"

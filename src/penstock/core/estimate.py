@@ -1,0 +1,50 @@
+"""What a start will take: seconds = a + b x cost, fitted to what starts have taken.
+
+Least squares over exponentially forgotten samples (the last fifty or so), both coefficients kept non-negative. Costs
+that never vary leave a and b undetermined; then half of the mean is called fixed, and predictions at the cost that
+was seen are exact.
+"""
+
+from __future__ import annotations
+
+
+class ServiceTime:
+    """The fitted duration of one start on one replica. Costs in the unit of the batch's cost function."""
+
+    __slots__ = ("a", "b", "decay", "samples", "sw", "swx", "swxx", "swxy", "swy")
+
+    def __init__(self, decay: float = 0.98) -> None:
+        self.decay = decay
+        self.samples = 0
+        self.sw = self.swx = self.swy = self.swxx = self.swxy = 0.0
+        self.a = self.b = 0.0
+
+    def add(self, cost: float, seconds: float) -> None:
+        d = self.decay
+        self.samples += 1
+        self.sw = self.sw * d + 1.0
+        self.swx = self.swx * d + cost
+        self.swy = self.swy * d + seconds
+        self.swxx = self.swxx * d + cost * cost
+        self.swxy = self.swxy * d + cost * seconds
+        mean_x, mean_y = self.swx / self.sw, self.swy / self.sw
+        variance = self.swxx / self.sw - mean_x * mean_x
+        if variance <= 1e-6 * mean_x * mean_x or mean_x <= 0:
+            self.a, self.b = mean_y / 2, (mean_y / 2 / mean_x if mean_x > 0 else 0.0)
+            return
+        b = (self.swxy / self.sw - mean_x * mean_y) / variance
+        a = mean_y - b * mean_x
+        if b < 0:
+            a, b = mean_y, 0.0
+        elif a < 0:
+            a, b = 0.0, self.swxy / self.swxx
+        self.a, self.b = a, b
+
+    @property
+    def known(self) -> bool:
+        """Enough was seen to refuse anyone on a prediction."""
+        return self.samples >= 3
+
+    def seconds(self, cost: float) -> float:
+        """Predicted seconds of a start of this cost; 0 while nothing is known."""
+        return self.a + self.b * cost

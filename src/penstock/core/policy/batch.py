@@ -1,0 +1,163 @@
+"""Which requests run together, and when they stop waiting for company."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.core.estimate import ServiceTime
+from penstock.core.request import Request
+from penstock.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Run up to `max_size` calls together; wait at most `max_wait` seconds for company while a replica is idle.
+
+    `cost(items) -> float` prices a batch, and no batch costs more than `max_cost`: padded tokens are
+    `len(items) * max(map(length, items))`. With a cost, the batch is filled with items whose cost alone is close to
+    the first one's, except that an item which has waited for `max_age` seconds is no longer passed over. `key(item)`
+    keeps apart what cannot run together. `learn` fits seconds = a + b x cost to the batches that ran and picks, among
+    those that meet their deadlines, the batch that saves most time against running its items alone; one item is
+    always a legal batch.
+    """
+
+    max_size: int = 32
+    max_wait: float = 0.002
+    cost: Callable[[Sequence[Any]], float] | None = None
+    max_cost: float = math.inf
+    key: Callable[[Any], Hashable] | None = None
+    max_age: float = 1.0
+    learn: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_size < 1:
+            raise ConfigError(f"Batch(max_size={self.max_size}): at least 1")
+        if self.max_wait < 0 or not math.isfinite(self.max_wait):
+            raise ConfigError(f"Batch(max_wait={self.max_wait}): a finite number of seconds, 0 or more")
+        if self.cost is None and self.max_cost < math.inf:
+            raise ConfigError(f"Batch(max_cost={self.max_cost:g}) without cost=: say what a batch costs, cost(items) -> float")
+        if not self.max_cost > 0:
+            raise ConfigError(f"Batch(max_cost={self.max_cost:g}): must be greater than 0")
+        if self.max_age < self.max_wait:
+            raise ConfigError(
+                f"Batch(max_age={self.max_age:g}, max_wait={self.max_wait:g}): an item would be too old to be passed "
+                "over before its batch may go; use max_age >= max_wait"
+            )
+
+    def alone(self, item: Any) -> float:
+        """The cost of a batch of this one item."""
+        return 1.0 if self.cost is None else float(self.cost([item]))
+
+
+class Pricing:
+    """What a batch costs, with few calls of the user's function.
+
+    Nearly every cost is padded (count x longest) or a sum. Which one it is shows after a few batches, and then the
+    growing candidates of one choice are priced by formula; the chosen batch is always priced by the real function.
+    """
+
+    __slots__ = ("cost", "padded", "seen", "summed")
+
+    def __init__(self, cost: Callable[[Sequence[Any]], float] | None) -> None:
+        self.cost = cost
+        self.padded = self.summed = cost is not None
+        self.seen = 0
+
+    def exact(self, requests: Sequence[Request]) -> float:
+        if self.cost is None:
+            return float(len(requests))
+        total = float(self.cost([request.value for request in requests]))
+        if len(requests) > 1 and (self.padded or self.summed):
+            tolerance = 1e-6 * abs(total)
+            longest, added = max(r.cost for r in requests), sum(r.cost for r in requests)
+            self.padded = self.padded and abs(total - len(requests) * longest) <= tolerance
+            self.summed = self.summed and abs(total - added) <= tolerance
+            self.seen += longest * len(requests) != added
+        return total
+
+    def growing(self, requests: Sequence[Request]) -> list[float]:
+        """The cost of each prefix."""
+        if self.cost is None:
+            return [float(n) for n in range(1, len(requests) + 1)]
+        costs, longest, added = [], 0.0, 0.0
+        by_formula = self.padded != self.summed and self.seen >= 2
+        for n, request in enumerate(requests, 1):
+            longest, added = max(longest, request.cost), added + request.cost
+            if by_formula:
+                costs.append(n * longest if self.padded else added)
+            else:
+                costs.append(float(self.cost([r.value for r in requests[:n]])))
+        return costs
+
+
+def choose(
+    policy: Batch, pricing: Pricing, window: Sequence[Request], now: float, time: ServiceTime
+) -> tuple[list[Request], str]:
+    """The batch to run now, from `window` (in the queue's order, all of one key), and what bounded it.
+
+    Maximises sum_i t(alone_i) / t(batch), t(x) = a + b x, over the prefixes of the filling order that fit and finish
+    by every deadline in them. Returns at least the first request.
+    """
+    candidates = _filling_order(policy, window, now)[: policy.max_size]
+    if len(candidates) == 1:
+        return candidates, ""
+    costs = pricing.growing(candidates)
+    learned = policy.learn and time.known and time.a + time.b > 0
+    best, best_gain, alone, earliest, bound = 1, 0.0, 0.0, math.inf, ""
+    for n, request in enumerate(candidates, 1):
+        if costs[n - 1] > policy.max_cost and n > 1:
+            bound = "cost"
+            break
+        if request.deadline is not None and request.deadline < earliest:
+            earliest = request.deadline
+        if n > 1 and earliest < math.inf and time.known and now + time.seconds(costs[n - 1]) > earliest:
+            bound = "deadline"
+            break
+        if not learned:
+            best = n
+            continue
+        alone += time.seconds(request.cost)
+        gain = alone / time.seconds(costs[n - 1])
+        if gain > best_gain * 1.002 or (policy.cost is None and gain >= best_gain):
+            best, best_gain = n, gain
+    else:
+        bound = "size" if best == policy.max_size else ""
+    if learned and best < n and not bound:
+        bound = "learned"
+    return candidates[:best], bound
+
+
+def _filling_order(policy: Batch, window: Sequence[Request], now: float) -> list[Request]:
+    """The head; then what has waited too long, in order; then by closeness of cost to the head's."""
+    if policy.cost is None:
+        return list(window)
+    head = window[0]
+    aged = [r for r in window[1:] if now - r.submitted >= policy.max_age]
+    young = [r for r in window[1:] if now - r.submitted < policy.max_age]
+    young.sort(key=lambda r: (abs(r.cost - head.cost), r.seq))
+    return [head, *aged, *young]
+
+
+def release(
+    policy: Batch, queued: int, cost: float, oldest: float, earliest: float, now: float, time: ServiceTime
+) -> tuple[str, float]:
+    """Whether what is queued may go: (why, now), or ("", when to look again).
+
+    `oldest` is the time at which the longest-waiting request was queued, `earliest` the first deadline.
+    """
+    if queued >= policy.max_size:
+        return "size", now
+    if cost >= policy.max_cost:
+        return "cost", now
+    at = oldest + policy.max_wait
+    if now >= at:
+        return "wait", now
+    if earliest < math.inf:
+        latest_start = earliest - time.seconds(cost) - policy.max_wait / 2
+        if now >= latest_start:
+            return "deadline", now
+        at = min(at, latest_start)
+    return "", at

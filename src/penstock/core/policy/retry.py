@@ -1,0 +1,56 @@
+"""Whether to run again what failed: only what is declared safe, only within a budget, never after the first output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+from penstock.errors import ConfigError, WorkerLost
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Run a failed call again, up to `attempts` starts in all, if its error is one of `on`.
+
+    The wait before attempt k is uniform in [0, min(cap, base x 2^(k-1))] ("full jitter", Brooker, AWS 2015). A budget
+    bounds retry storms as in Finagle and tower: each call deposits `budget` tokens, a retry takes one, and
+    `reserve` tokens are there from the start. Applies to services declared `safe=True` only.
+    """
+
+    attempts: int = 3
+    base: float = 0.05
+    cap: float = 2.0
+    budget: float = 0.1
+    reserve: float = 10.0
+    on: tuple[type[Exception], ...] = field(default=(WorkerLost,))
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ConfigError(f"Retry(attempts={self.attempts}): at least 1")
+        if not (0 <= self.budget <= 1):
+            raise ConfigError(f"Retry(budget={self.budget}): a share between 0 and 1 of all calls")
+        if self.base < 0 or self.cap < self.base:
+            raise ConfigError(f"Retry(base={self.base}, cap={self.cap}): 0 <= base <= cap")
+
+    def delay(self, attempt: int, random: Random) -> float:
+        """Seconds to wait after failed attempt number `attempt` (1 is the first)."""
+        return random.random() * min(self.cap, self.base * 2.0 ** (attempt - 1))
+
+
+class RetryBudget:
+    """The tokens of one service's retries."""
+
+    __slots__ = ("policy", "tokens")
+
+    def __init__(self, policy: Retry) -> None:
+        self.policy = policy
+        self.tokens = policy.reserve
+
+    def deposit(self) -> None:
+        self.tokens = min(self.tokens + self.policy.budget, max(self.policy.reserve, 1.0) * 10)
+
+    def withdraw(self) -> bool:
+        if self.tokens < 1.0:
+            return False
+        self.tokens -= 1.0
+        return True

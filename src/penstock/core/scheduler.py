@@ -1,0 +1,353 @@
+"""The scheduler: every transition of every request, for all services of one runtime.
+
+Plain methods take `now` and return commands; the driver carries them out and reports back. `wake_at` says when to
+call `tick` next. A request ends once (`end`), a work stops once (`finish`); leases return only at the second.
+Randomness (the jitter of retries) is a parameter. Ties are broken by sequence number, never by hash order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
+from random import Random
+
+from penstock.core import timeouts
+from penstock.core.admission import never, refuse
+from penstock.core.commands import Command, End, Revoke, Stop
+from penstock.core.dispatch import dispatch, give, take, wake
+from penstock.core.pool import LockOrder, Pool, PoolState
+from penstock.core.request import ABANDONED, BACKOFF, ENDED, PENDING, QUEUED, RUNNING, STAGED, Request, Work
+from penstock.core.station import Station, StationOptions
+from penstock.errors import (
+    DeadlineExceeded,
+    DeadlockRefused,
+    PenstockError,
+    Refused,
+    ShuttingDown,
+    Superseded,
+)
+
+_NOTHING: tuple[Command, ...] = ()
+
+
+class Scheduler:
+    """Stations, pools and timers. One a runtime."""
+
+    def __init__(self, random: Random | None = None) -> None:
+        self.random = random or Random(0)
+        self.stations: dict[str, Station] = {}
+        self.pools: dict[Pool, PoolState] = {}
+        self.locks = LockOrder()
+        self.timers: list[tuple[float, int, Request | Station]] = []
+        self.wake_at = math.inf
+        self.seq = 0
+        self.dated = 0  # requests with a deadline that have not ended
+        self.out: list[Command] = []
+
+    # Stations and replicas
+
+    def add(self, options: StationOptions) -> Station:
+        station = self.stations[options.name] = Station(options)
+        return station
+
+    def pool(self, pool: Pool) -> PoolState:
+        state = self.pools.get(pool)
+        if state is None:
+            state = self.pools[pool] = PoolState(pool.name, pool.capacity)
+        return state
+
+    def replica_up(self, station: Station, index: int, now: float) -> Sequence[Command]:
+        """A replica has loaded and takes work."""
+        replica = station.replicas[index]
+        station.broken = None
+        if not replica.up:
+            replica.up = True
+            replica.freed = now
+            if replica.work is None and replica.staged is None:
+                station.free.append(index)
+        dispatch(self, station, now)
+        return self._flush()
+
+    def replica_down(self, station: Station, index: int, now: float) -> Sequence[Command]:
+        """A replica died; what it ran is reported through `finish`, what was staged there through `revoked`."""
+        replica = station.replicas[index]
+        replica.up = False
+        if index in station.free:
+            station.free.remove(index)
+        return self._flush()
+
+    def give_up(self, station: Station, error: BaseException, now: float) -> Sequence[Command]:
+        """No replica will come back: refuse what waits and what comes, until one is up again."""
+        if not any(replica.up for replica in station.replicas):
+            station.broken = error
+            for request in list(station.waiting):
+                self.leave_queue(request)
+                reason = Refused(f"{station.name} has no replica left that works: {error}", retry_after=5.0)
+                self.end(request, "refused", now, reason)
+        return self._flush()
+
+    # The life of a request
+
+    def submit(self, station: Station, request: Request, now: float) -> Sequence[Command]:
+        """A call arrives. Afterwards it is running (with no Start for direct stations), queued, or ended."""
+        request.station = station
+        request.submitted = now
+        self.seq += 1
+        request.seq = self.seq
+        error = self._never(station, request, now)
+        if error is not None:
+            self.end(request, "expired" if isinstance(error, DeadlineExceeded) else "refused", now, error)
+            return self._flush()
+        if request.deadline is not None:
+            self.dated += 1
+            self.arm(request.deadline, request)
+        if station.retry is not None:
+            station.retry.deposit()
+        if request.latest is not None:
+            self._supersede(station, request, now)
+        if station.direct and (not station.waiting or not request.root) and self._starts_directly(station, request, now):
+            return _NOTHING
+        full = station.batch.max_size if station.batch is not None else 1
+        if not station.free or len(station.waiting) >= full or station.draining:
+            error = refuse(station, request, now)
+            if error is not None:
+                self.end(request, "refused", now, error)
+                return self._flush()
+        request.state = QUEUED
+        station.enqueue(request, now)
+        self.check(station, now + station.options.start_timeout)
+        dispatch(self, station, now)
+        return self._flush() if self.out else _NOTHING
+
+    def _never(self, station: Station, request: Request, now: float) -> PenstockError | None:
+        if request.held and station.nodes:
+            chain = self.locks.cycle(request.held, station.nodes)
+            if chain is not None:
+                return DeadlockRefused(
+                    f"a call of {station.name} would wait for what its own callers hold: {' -> '.join(chain)}; "
+                    "call it from outside, give it its own replicas or pool, or raise the limit of none"
+                )
+        return never(station, request, now)
+
+    def _supersede(self, station: Station, request: Request, now: float) -> None:
+        older = station.latest.get(request.latest)
+        if older is not None and older.state == QUEUED:
+            self.leave_queue(older)
+            self.end(older, "refused", now, Superseded(f"{station.name}: a newer call of the same key arrived"))
+
+    def _starts_directly(self, station: Station, request: Request, now: float) -> bool:
+        """A body that runs in its caller's own task starts within `submit`, if limits and pools allow."""
+        if station.ready_at(now, nested=not request.root) > now or not station.pools_fit():
+            return False
+        request.state = QUEUED
+        work = Work(station, -1, [request], "alone", request.cost)
+        take(self, work, now, now)
+        return True
+
+    def cancel(self, request: Request, now: float) -> Sequence[Command]:
+        """The caller does not want the answer any more. The caller itself is not told again."""
+        if request.state not in (ABANDONED, ENDED):
+            self.abandon(request, "cancelled", now, None)
+        return self._flush()
+
+    def progress(self, request: Request, now: float) -> None:
+        """A stream produced items; the first marks the answer as begun."""
+        request.progress = now
+        if request.first is None:
+            request.first = now
+            self._exit(request, False, now)
+
+    def taken(self, work: Work, now: float) -> Sequence[Command]:
+        """A worker took its staged batch: the lease is taken now."""
+        station = work.station
+        replica = station.replicas[work.replica]
+        assert replica.staged is work, f"{work!r} was not staged"
+        assert replica.work is None, f"{replica.work!r} has not stopped"
+        replica.staged, replica.work = None, work
+        work.staged = False
+        station.staged -= 1
+        take(self, work, now, replica.freed)
+        if work.live == 0:
+            self.out.append(Stop(work))
+        dispatch(self, station, now)
+        return self._flush()
+
+    def revoked(self, work: Work, now: float) -> Sequence[Command]:
+        """A staged batch came back: those who still wait return to their place in the queue."""
+        station = work.station
+        replica = station.replicas[work.replica]
+        replica.staged = None
+        work.staged = False
+        work.stopped = True
+        station.staged -= 1
+        back = []
+        for request in work.requests:
+            request.work = None
+            if request.state == STAGED:
+                request.state = QUEUED
+                back.append(request)
+            elif request.state == ABANDONED:
+                request.state = ENDED
+        station.requeue(back)
+        if replica.up and replica.work is None and replica.index not in station.free:
+            station.free.append(replica.index)
+        dispatch(self, station, now)
+        return self._flush()
+
+    def finish(
+        self, work: Work, now: float, errors: Sequence[BaseException | None] | None = None, measured: bool = True
+    ) -> Sequence[Command]:
+        """The work has really stopped. `errors[i]` is what failed request i alone, None an answer.
+
+        Requests that were still running are ended (or wait for a retry); read their state afterwards. `measured` is
+        False when the duration says nothing about the service: it was cancelled, or its worker died.
+        """
+        station = work.station
+        missed = False
+        for index, request in enumerate(work.requests):
+            error = errors[index] if errors is not None else None
+            if request.state == RUNNING:
+                if error is not None and self._retries(station, request, error, now):
+                    continue
+                missed = missed or (request.deadline is not None and now > request.deadline)
+                self.end(request, "ok" if error is None else "failed", now)
+            elif request.state == ABANDONED:
+                missed = missed or request.outcome == "expired"
+                request.state = ENDED
+        lease = give(work, now)
+        if measured:
+            station.time.add(work.cost, now - work.started)
+        for limit in station.limits:
+            limit.ended(missed, now)
+        if lease:
+            wake(self, station, now)
+        elif station.waiting:
+            dispatch(self, station, now)
+        return self._flush() if self.out else _NOTHING
+
+    def _retries(self, station: Station, request: Request, error: BaseException, now: float) -> bool:
+        policy, budget = station.options.retry, station.retry
+        if policy is None or budget is None or request.first is not None or station.draining:
+            return False
+        request.attempts += 1
+        if request.attempts >= policy.attempts or not isinstance(error, policy.on):
+            return False
+        at = now + policy.delay(request.attempts, self.random)
+        if (request.deadline is not None and at >= request.deadline) or not budget.withdraw():
+            return False
+        request.state = BACKOFF
+        request.work = None
+        self.arm(at, request)
+        return True
+
+    def end(
+        self, request: Request, outcome: str, now: float, error: PenstockError | None = None, *, stops: bool = True
+    ) -> None:
+        """The one terminal transition. With an error, the caller is told by an End command.
+
+        `stops=False`: its work is staged or running and goes on without it.
+        """
+        assert request.state not in (ABANDONED, ENDED), f"{request!r} ended twice"
+        station = request.station
+        assert station is not None
+        if request.deadline is not None and request.state != PENDING:
+            self.dated -= 1
+        work = request.work
+        if stops:
+            request.state = ENDED
+        else:
+            assert work is not None
+            work.live -= 1
+            request.state = ABANDONED
+        request.outcome = outcome
+        station.counts[outcome] = station.counts.get(outcome, 0) + 1
+        if request.first is None:
+            self._exit(request, outcome == "cancelled", now)
+        if error is not None:
+            self.out.append(End(request, error))
+
+    def _exit(self, request: Request, left: bool, now: float) -> None:
+        station = request.station
+        if request.root and station is not None and station.patience is not None and now > request.submitted:
+            station.patience.exit(request.tenant, now - request.submitted, left, now)
+
+    def abandon(self, request: Request, outcome: str, now: float, error: PenstockError | None) -> None:
+        """End a request that has not been answered, wherever it is; stop its work if nobody else waits for it."""
+        state, work = request.state, request.work
+        if state == QUEUED:
+            self.leave_queue(request)
+        self.end(request, outcome, now, error, stops=state not in (STAGED, RUNNING))
+        if state == STAGED and work is not None:
+            self.out.append(Revoke(work))
+        elif state == RUNNING and work is not None and work.live == 0:
+            self.out.append(Stop(work))
+
+    def leave_queue(self, request: Request) -> None:
+        station = request.station
+        assert station is not None
+        station.queue.remove(request)
+        station.dequeued(request)
+
+    # Time
+
+    def check(self, station: Station, at: float) -> None:
+        """Look at this station again no later than `at`."""
+        if at < station.check_at:
+            station.check_at = at
+            self.arm(at, station)
+
+    def arm(self, at: float, what: Request | Station) -> None:
+        timers = self.timers
+        if len(timers) > 2 * (self.dated + len(self.stations)) + 64:
+            timers[:] = [entry for entry in timers if _alive(entry)]
+            heapify(timers)
+        self.seq += 1
+        heappush(timers, (at, self.seq, what))
+        self.wake_at = timers[0][0]
+
+    def tick(self, now: float) -> Sequence[Command]:
+        """Time has passed: expire, promote, release, retry."""
+        timers = self.timers
+        while timers and timers[0][0] <= now:
+            at, _, what = heappop(timers)
+            if not isinstance(what, Station):
+                timeouts.request_due(self, what, now)
+            elif at == what.check_at:
+                what.check_at = math.inf
+                timeouts.station_due(self, what, now)
+        self.wake_at = timers[0][0] if timers else math.inf
+        return self._flush()
+
+    # The end of the runtime
+
+    def drain(self, now: float) -> Sequence[Command]:
+        """Take no new calls; finish what has been accepted."""
+        for station in self.stations.values():
+            station.draining = True
+            dispatch(self, station, now)
+        return self._flush()
+
+    def abort(self, now: float) -> Sequence[Command]:
+        """The grace is over: end everything that is left."""
+        for station in self.stations.values():
+            left = [*station.waiting, *(r for w in station.running for r in w.requests)]
+            left += [r for replica in station.replicas if replica.staged for r in replica.staged.requests]
+            for request in left:
+                if request.state not in (ABANDONED, ENDED):
+                    self.abandon(request, "cancelled", now, ShuttingDown(f"{station.name} was shut down"))
+        for _, _, what in list(self.timers):
+            if isinstance(what, Request) and what.state == BACKOFF:
+                self.abandon(what, "cancelled", now, ShuttingDown("shut down"))
+        return self._flush()
+
+    def _flush(self) -> Sequence[Command]:
+        if not self.out:
+            return _NOTHING
+        out, self.out = self.out, []
+        return out
+
+
+def _alive(entry: tuple[float, int, Request | Station]) -> bool:
+    at, _, what = entry
+    return at == what.check_at if isinstance(what, Station) else what.state not in (ABANDONED, ENDED)

@@ -1,0 +1,192 @@
+"""One service's place in the scheduler: its queue, its replicas, what is in flight, and what has been learned of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+
+from penstock.core.estimate import ServiceTime
+from penstock.core.patience import PatienceBook
+from penstock.core.policy.admit import Queue as QueueBound
+from penstock.core.policy.batch import Batch, Pricing
+from penstock.core.policy.limit import AIMD, Limit, RateState
+from penstock.core.policy.order import Order, Priority
+from penstock.core.policy.retry import Retry, RetryBudget
+from penstock.core.pool import PoolState
+from penstock.core.request import Request, Work
+from penstock.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class StationOptions:
+    """How a station behaves. `replicas=None`: bodies run in their callers' own tasks, with no slots to wait for."""
+
+    name: str
+    replicas: int | None = None
+    queue: QueueBound = field(default_factory=QueueBound)
+    order: Order = field(default_factory=Priority)
+    limits: tuple[Limit, ...] = field(default_factory=lambda: (AIMD(),))
+    batch: Batch | None = None
+    retry: Retry | None = None
+    needs: tuple[tuple[PoolState, float], ...] = ()
+    safe: bool = False
+    streams: bool = False
+    stage: bool = False  # the executor can hold one full batch ready behind the running one
+    start_timeout: float = 60.0
+    progress_timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.start_timeout <= 0 or self.progress_timeout <= 0:
+            raise ConfigError(f"{self.name}: start_timeout and progress_timeout must be greater than 0")
+        if self.batch is not None and self.batch.max_wait >= self.start_timeout:
+            raise ConfigError(
+                f"{self.name}: Batch(max_wait={self.batch.max_wait:g}) is not shorter than start_timeout="
+                f"{self.start_timeout:g}, so every lone call would time out"
+            )
+        for pool, amount in self.needs:
+            if not 0 < amount <= pool.capacity:
+                raise ConfigError(f"{self.name}: needs {amount:g} of pool {pool.name!r}, which has {pool.capacity:g}")
+
+
+class Replica:
+    """One slot of a station. `freed` is when it last became idle."""
+
+    __slots__ = ("freed", "index", "staged", "up", "work")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.up = False
+        self.work: Work | None = None
+        self.staged: Work | None = None
+        self.freed = 0.0
+
+
+class Station:
+    """The state of one service. Changed by the scheduler alone; `waiting` and `running` are in order of time."""
+
+    def __init__(self, options: StationOptions) -> None:
+        self.options = options
+        self.name = options.name
+        self.batch = options.batch
+        self.direct = options.replicas is None
+        self.needs = options.needs
+        self.limits = tuple(limit.state() for limit in options.limits)
+        self.replicas = [Replica(index) for index in range(options.replicas or 0)]
+        self.free: list[int] = []  # replicas that are up and idle; the last one is the warmest
+        self.queue = options.order.queue()
+        self.waiting: dict[Request, None] = {}
+        self.running: dict[Work, None] = {}
+        self.latest: dict[object, Request] = {}
+        self.in_flight = 0
+        self.staged = 0
+        self.queued_cost = 0.0
+        self.queued_bytes = 0
+        self.earliest = math.inf  # a lower bound of the queued deadlines
+        self.check_at = math.inf
+        self.draining = False
+        self.broken: BaseException | None = None
+        self.time = ServiceTime()
+        self.pricing = Pricing(self.batch.cost if self.batch else None)
+        self.patience = PatienceBook() if options.queue.patience else None
+        self.full_items = float(self.batch.max_size if self.batch else 1)
+        self.full_cost = 0.0
+        self.retry = RetryBudget(options.retry) if options.retry and options.safe else None
+        self.counts: dict[str, int] = {}
+        self.stageable = options.stage and not self.needs and not any(isinstance(s, RateState) for s in self.limits)
+        hard = any(state.hard for state in self.limits)
+        self.nodes = (
+            *((f"{self.name}'s replicas",) if self.replicas else ()),
+            *((f"{self.name}'s limit",) if hard else ()),
+            *(pool.name for pool, _ in self.needs),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Station {self.name} queued={len(self.waiting)} in_flight={self.in_flight}>"
+
+    # What is free
+
+    def ready_at(self, now: float, nested: bool = False) -> float:
+        """When limits allow one more start; infinity if only an end can."""
+        at = now
+        for limit in self.limits:
+            if not nested or limit.hard:
+                at = max(at, limit.ready_at(self.in_flight, now))
+        return at
+
+    def pools_fit(self) -> bool:
+        return all(pool.fits(amount) for pool, amount in self.needs)
+
+    # What is expected
+
+    def round_size(self) -> int:
+        """How many requests one round of starts serves: a full batch, or one for each replica."""
+        if self.batch is not None:
+            return max(1, int(self.full_items))
+        return max(1, len(self.replicas))
+
+    def round_seconds(self) -> float:
+        """Predicted seconds of one full start."""
+        return self.time.seconds(self.full_cost if self.batch is not None and self.full_cost else self.full_items)
+
+    def starts_in(self, request: Request, now: float) -> float:
+        """Predicted seconds until this request starts, if it were queued now."""
+        ahead = self.queue.ahead(request)
+        wait = 0.0
+        for limit in self.limits:
+            ready = limit.ready_at(self.in_flight, now)
+            if ready < math.inf:
+                wait = max(wait, ready - now + ahead * getattr(limit, "interval", 0.0))
+        servers = len(self.replicas) if self.replicas else self.in_flight
+        if servers == 0 or self.free or not self.running:
+            return wait
+        seconds = self.round_seconds()
+        residual = max(0.0, next(iter(self.running)).started + seconds - now)
+        rounds = ahead // max(1, int(self.full_items)) + self.staged
+        return max(wait, residual + rounds * seconds / servers)
+
+    def patience_of(self, tenant: str, now: float) -> float:
+        if self.patience is None:
+            return math.inf
+        return self.patience.seconds(tenant, now, lambda: self._ages(tenant, now))
+
+    def _ages(self, tenant: str, now: float) -> Iterable[float]:
+        step = 1 + len(self.waiting) // 512
+        for request in islice(self.waiting, 0, None, step):
+            if request.tenant == tenant:
+                for _ in range(step):
+                    yield now - request.submitted
+
+    # What changes with a request
+
+    def enqueue(self, request: Request, now: float) -> None:
+        self.queue.push(request, now)
+        self.waiting[request] = None
+        self.queued_cost += request.cost
+        self.queued_bytes += request.size
+        if request.deadline is not None and request.deadline < self.earliest:
+            self.earliest = request.deadline
+        if request.latest is not None:
+            self.latest[request.latest] = request
+
+    def dequeued(self, request: Request) -> None:
+        """The request has left the order's queue; keep the sums true."""
+        del self.waiting[request]
+        self.queued_bytes -= request.size
+        self.queued_cost -= request.cost
+        if not self.waiting:
+            self.queued_cost, self.earliest = 0.0, math.inf
+        if request.latest is not None and self.latest.get(request.latest) is request:
+            del self.latest[request.latest]
+
+    def requeue(self, requests: list[Request]) -> None:
+        """Put back what was staged, at its old place in the order and in time."""
+        for request in requests:
+            self.queue.unpop(request)
+            self.waiting[request] = None
+            self.queued_cost += request.cost
+            self.queued_bytes += request.size
+            if request.deadline is not None:
+                self.earliest = min(self.earliest, request.deadline)
+        self.waiting = dict.fromkeys(sorted(self.waiting, key=lambda r: r.submitted))
