@@ -1,8 +1,8 @@
 """JSON Schema of types, with shared parts as components, as OpenAPI 3.1 wants it.
 
 msgspec writes the schemas of what it knows, pydantic those of its models; numpy arrays are nested lists, and any other
-class is a description alone, which allows anything. Names are made fit for OpenAPI, and two types of one name are kept apart. Never raises: a type
-that cannot be described, such as a union of an array and a list, is {} too.
+class is a description alone, which allows anything. Names are made fit for OpenAPI, and two types of one name are kept
+apart. Never raises: a type that cannot be described, such as a union of an array and a list, is {}.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from penstock.codec.foreign import module, subclass
 
 COMPONENTS = "#/components/schemas/{name}"
 _HERE = "\0{name}"  # stands for the final reference until every name is known
+
+_ITEMS = {"anyOf": [{"type": "number"}, {"type": "boolean"}, {"type": "array"}]}  # of an array's nested lists
 
 Json = dict[str, Any]
 
@@ -54,7 +56,7 @@ def _hook(models: dict[type, str]) -> Callable[[Any], Json]:
     def describe(kind: Any) -> Json:
         origin = get_origin(kind) or kind
         if subclass(origin, "numpy", "ndarray"):
-            return {"type": "array", "items": {}, "description": "Nested lists of numbers, equal in length."}
+            return {"type": "array", "items": _ITEMS, "description": "Nested lists of numbers, equal in length."}
         if subclass(origin, "numpy", "generic"):
             return _scalar(origin)
         if subclass(origin, "pydantic", "BaseModel"):

@@ -66,11 +66,21 @@ class Host(Protocol):
     """Where an executor reports, always on the event loop's thread."""
 
     def taken(self, work: Any) -> None:
-        """A staged work has been taken by its worker and runs now."""
+        """A staged work has been taken by its worker and runs now.
+
+        `finished` of the work before it comes first, in the same turn of the loop: that one does not free the replica.
+        """
+        ...
+
+    def returned(self, work: Any) -> None:
+        """A staged work comes back, never started: its replica died before taking it, or is stopping."""
         ...
 
     def finished(self, work: Any, results: Sequence[Any]) -> None:
-        """The work has stopped. One result a request, in order; an exception instance fails that request alone."""
+        """The work has stopped. One result a request, in order; an exception instance fails that request alone.
+
+        A stream ends with `[None]`. What a cancel stopped early ends with `asyncio.CancelledError` instances.
+        """
         ...
 
     def produced(self, work: Any, items: Sequence[Any]) -> None:
@@ -82,12 +92,22 @@ class Host(Protocol):
         ...
 
     def replica_down(self, replica: int, error: BaseException) -> None:
-        """A replica died or could not load; its work is reported through `finished` as well."""
+        """A replica died or could not load (again, if it was down); its work is reported before, through `finished`.
+
+        It comes up again by itself, unless the error says that it was given up.
+        """
         ...
 
 
 class Executor(Protocol):
-    """Runs work on replicas. All methods are called on the event loop's thread."""
+    """Runs work on replicas. All methods are called on the event loop's thread.
+
+    `depth` is how many works may be staged at a replica at once. One full batch is enough to keep a replica busy. Only
+    where a unit is as short as the hand-off itself (a no-op in a thread) does more depth pay: it divides the switches
+    between threads, which are most of the cost.
+    """
+
+    depth: int
 
     async def start(self) -> None:
         """Load every replica; returns when all are up, raises what a constructor raised."""
@@ -98,7 +118,7 @@ class Executor(Protocol):
         ...
 
     def stage(self, work: Any) -> None:
-        """Hand over a full batch that the replica takes as soon as its current one is done (at most one a replica)."""
+        """Hand over a full batch that the replica takes as soon as those before it are done (at most `depth`)."""
         ...
 
     def revoke(self, work: Any) -> bool:
@@ -109,10 +129,13 @@ class Executor(Protocol):
         """Nobody waits for this running work any more: stop it as early as its kind allows."""
         ...
 
-    def resume(self, work: Any) -> None:
-        """The reader of a stream took items: the producer may go on."""
+    def resume(self, work: Any, count: int = 1) -> None:
+        """The reader of a stream took `count` items: the producer may go on."""
         ...
 
     async def stop(self, within: float) -> None:
-        """Stop all replicas; what still runs after `within` seconds is abandoned (threads) or killed (processes)."""
+        """Stop all replicas; what still runs after `within` seconds is abandoned (threads) or killed (processes).
+
+        An abandoned thread still reports `finished` when it returns, if the loop still runs then.
+        """
         ...

@@ -1,0 +1,88 @@
+"""How a body is called, and what becomes of what it returns or raises; shared by every executor.
+
+Invariant: whatever user code does, each request of a unit gets exactly one result, and a result that is an exception
+instance is one that a future can hold and a loop can survive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any
+
+from penstock.errors import BadResult, ServiceError, ServiceFailed
+
+
+def contain(name: str, error: BaseException) -> BaseException:
+    """The exception to report for what a body raised; drops the executor's own frame from its traceback.
+
+    Without that frame an error keeps no reference to the work that it is a result of, hence no cycle.
+    """
+    if error.__traceback__ is not None:
+        error.__traceback__ = error.__traceback__.tb_next
+    if isinstance(error, StopIteration | StopAsyncIteration):
+        held: ServiceError = ServiceFailed(f"{name} raised {type(error).__name__}, which a future cannot hold")
+    elif isinstance(error, Exception | asyncio.CancelledError):
+        return error
+    elif isinstance(error, SystemExit):
+        held = ServiceError(f"{name} called sys.exit({error.code!r}); a body ends by returning or raising an Exception")
+    else:
+        held = ServiceError(f"{name} raised {type(error).__name__}; raise an Exception instead")
+    held.__cause__ = error
+    return held
+
+
+def columns(requests: Sequence[Any]) -> list[list[Any]]:
+    """One list per parameter, as a batched body is called."""
+    return [list(column) for column in zip(*(request.item.args for request in requests), strict=True)]
+
+
+def spread(name: str, returned: Any, expected: int) -> list[Any]:
+    """One result per request from what a batched body returned."""
+    if isinstance(returned, str | bytes | bytearray | Mapping | Set) or not hasattr(returned, "__len__"):
+        got = f"a {type(returned).__name__}"
+    elif (length := len(returned)) == expected:
+        return list(returned)
+    else:
+        got = f"{length}"
+    return [
+        BadResult(f"{name} got a batch of {expected} and returned {got}: return a list of {expected}, in order")
+        for _ in range(expected)
+    ]
+
+
+def call_batch(name: str, fn: Callable[..., Any], requests: Sequence[Any]) -> list[Any]:
+    """Call a batched body once; what it raises fails every request."""
+    try:
+        return spread(name, fn(*columns(requests)), len(requests))
+    except BaseException as error:
+        return [contain(name, error)] * len(requests)
+
+
+def call_each(name: str, fn: Callable[..., Any], requests: Sequence[Any]) -> list[Any]:
+    """Call an unbatched body, each request in its own context."""
+    results = []
+    for request in requests:
+        item = request.item
+        context = item.context
+        try:
+            if context is None:
+                results.append(fn(*item.args, **item.kwargs))
+            else:
+                results.append(context.run(fn, *item.args, **item.kwargs))
+        except BaseException as error:
+            results.append(contain(name, error))
+    return results
+
+
+def cancelled(requests: Sequence[Any]) -> list[Any]:
+    """The results of a unit that a cancel stopped."""
+    return [asyncio.CancelledError() for _ in requests]
+
+
+def signal_tokens(requests: Sequence[Any]) -> None:
+    """Tell a body that looks at its cancellation token; one that does not look runs to its end."""
+    for request in requests:
+        token = getattr(request.item, "token", None)
+        if token is not None:
+            token.set()

@@ -1,0 +1,75 @@
+"""What passes between the handler and the two adapters: a request in, an answer out.
+
+An answer is either a `Response`, whole, or a `Streamed`: something that writes itself to an `Out`. The handler gives one
+at once where it can (then no task is made), or a coroutine that ends in one. Heads are ready-made bytes, because a
+response is rendered once per request and a list of pairs would be built only to be joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeAlias
+
+
+class Request:
+    """One request, its body complete. Header names are lower case; repeated headers are joined as RFC 9110 5.3 says."""
+
+    __slots__ = ("body", "client", "headers", "http10", "keep_alive", "method", "path", "query", "raw_path")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        query: bytes = b"",
+        headers: dict[bytes, bytes] | None = None,
+        body: bytes = b"",
+        keep_alive: bool = True,
+        http10: bool = False,
+        raw_path: bytes = b"",
+        client: tuple[str, int] | None = None,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers: dict[bytes, bytes] = {} if headers is None else headers
+        self.body = body
+        self.keep_alive = keep_alive
+        self.http10 = http10
+        self.raw_path = raw_path
+        self.client = client
+
+
+class Response:
+    """A whole answer. `head` is header lines, each ended by CRLF; length, date and connection are the adapter's."""
+
+    __slots__ = ("body", "head", "status")
+
+    def __init__(self, status: int, head: bytes = b"", body: bytes = b"") -> None:
+        self.status = status
+        self.head = head
+        self.body = body
+
+
+class Out(Protocol):
+    """Where a streamed answer is written. `write` and `end` give None, or, when the reader is slow, what to await.
+
+    Writing to a client that has gone raises ConnectionResetError. `bodiless` says that only the head is wanted (HEAD).
+    """
+
+    bodiless: bool
+
+    def start(self, status: int, head: bytes, data: bytes = b"", *, sized: bool = False) -> Awaitable[None] | None: ...
+
+    def write(self, data: bytes) -> Awaitable[None] | None: ...
+
+    def end(self, data: bytes = b"") -> Awaitable[None] | None: ...
+
+
+class Streamed(Protocol):
+    """An answer that writes itself: `start`, any number of `write`, `end`."""
+
+    async def run(self, out: Out) -> None: ...
+
+
+Answer: TypeAlias = Response | Streamed
+Handler: TypeAlias = Callable[[Request], Answer | Coroutine[Any, Any, Answer]]

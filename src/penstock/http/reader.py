@@ -1,0 +1,278 @@
+"""Bytes in, requests out: HTTP/1.x read by llhttp (httptools) in its strict mode. No I/O, no clock.
+
+llhttp refuses what smuggling is made of: both lengths, repeated or odd lengths, bad chunks, folded lines, bare CR or LF,
+control characters. What it lets pass and we refuse is here: other transfer codings, HTTP/1.0 with any, versions that are
+not 1.x, a missing or repeated Host, paths that are not UTF-8, and whatever is above a limit.
+
+A fault ends the connection: requests read before it are still answered, in order, and the fault last.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from urllib.parse import unquote_to_bytes
+
+import httptools
+
+from .limits import Limits
+from .message import Request
+from .problems import Fault
+
+IDLE, HEAD, BODY = 0, 1, 2
+
+
+class Bodies:
+    """Bytes of all bodies that are being received, over all connections of a server."""
+
+    __slots__ = ("held", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.held = 0
+        self.limit = limit
+
+
+class Reader:
+    """Feed it bytes; take requests from `ready`; when `fault` is set nothing more will come."""
+
+    __slots__ = (
+        "_body",
+        "_extra",
+        "_fed",
+        "_headers",
+        "_limits",
+        "_parser",
+        "_pieces",
+        "_turned",
+        "_url",
+        "bodies",
+        "client",
+        "ended",
+        "expects",
+        "fault",
+        "phase",
+        "ready",
+        "received",
+    )
+
+    def __init__(self, limits: Limits, bodies: Bodies) -> None:
+        self.ready: deque[Request] = deque()
+        self.fault: Fault | None = None
+        self.ended = False
+        """No more requests will come: one said so, or there is a fault."""
+        self.phase = IDLE
+        self.received = 0
+        """Bytes of the body that is being received."""
+        self.expects = False
+        """The client waits for `100 Continue` before it sends the body that is being received."""
+        self.bodies = bodies
+        self.client: tuple[str, int] | None = None
+        self._limits = limits
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._body = b""
+        self._pieces: bytearray | None = None
+        self._fed = 0
+        self._extra = 0
+        self._turned = False
+        self._parser = httptools.HttpRequestParser(self)
+
+    def feed(self, data: bytes) -> bytes:
+        """Parse; give back what was not parsed because enough requests are `ready`."""
+        size = self._limits.head
+        if len(data) <= size:
+            self._feed(data)
+            return b""
+        view = memoryview(data)
+        for at in range(0, len(data), size):
+            if self.ended:
+                return b""
+            if len(self.ready) >= self._limits.pipeline:
+                return data[at:]
+            self._feed(view[at : at + size])
+        return b""
+
+    def close(self) -> None:
+        """Drop what was being received. The parser holds us, and we it: without this the pair waits for the collector."""
+        self.bodies.held -= self.received
+        self.received = 0
+        self.ended = True
+        self._parser = None
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        if self.ended:
+            return
+        self._turned = False
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.ended = True
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            self._fail(cause if isinstance(cause, Fault) else Fault(400, "The request cannot be parsed."))
+        except httptools.HttpParserError as error:
+            self._fail(Fault(400, f"The request is not valid HTTP/1.1: {error}."))
+        if self.phase and not self.ended:
+            self._account(len(data))
+
+    def _account(self, size: int) -> None:
+        """A message that came in one read is never here. Of the others, bound what is no body: heads, chunk framing,
+        trailers; the parser holds an unfinished field however long it is."""
+        self._fed = 0 if self._turned else self._fed + size
+        if self._fed > self._limits.head * self.phase + 16 * self.received:
+            what = "header section" if self.phase == HEAD else "framing of the body"
+            self._fail(Fault(431, f"The {what} is longer than {self._limits.head} bytes."))
+
+    def _fail(self, fault: Fault) -> None:
+        if not self.ended:
+            self.fault = fault
+            self.ended = True
+
+    # Called by the parser.
+
+    def on_url(self, url: bytes) -> None:
+        if self.ended:
+            return
+        self.phase = HEAD
+        self._url += url
+        if len(self._url) > self._limits.target:
+            raise Fault(414, f"The request target is longer than {self._limits.target} bytes.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        headers = self._headers
+        if self.phase == BODY:
+            self._trailer()
+        elif name in headers:
+            if name == b"host":
+                raise Fault(400, "The Host header is repeated.")
+            headers[name] += (b"; " if name == b"cookie" else b", ") + value
+            self._trailer()
+        else:
+            headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        headers = self._headers
+        limits = self._limits
+        self._fed = 0
+        if self.ended:
+            return
+        self.phase = BODY
+        if len(headers) > limits.headers:
+            raise Fault(431, f"There are more than {limits.headers} header fields.")
+        if b"content-length" in headers:
+            self._announced(int(headers[b"content-length"]))
+        elif b"transfer-encoding" in headers:
+            self._coding(headers[b"transfer-encoding"].strip().lower())
+        else:
+            return
+        if b"expect" in headers:
+            if headers[b"expect"].strip().lower() != b"100-continue":
+                raise Fault(417, "The only expectation that can be met is 100-continue.")
+            self.expects = self._parser.get_http_version() == "1.1"
+
+    def on_body(self, data: bytes) -> None:
+        if self.ended:
+            return
+        size = len(data)
+        bodies = self.bodies
+        self.received += size
+        bodies.held += size
+        if self.received > self._limits.body:
+            raise self._too_large()
+        if bodies.held > bodies.limit:
+            raise Fault(503, "The server is receiving as much as it can hold.", retry_after=1.0)
+        if self._pieces is not None:
+            self._pieces += data
+        elif self._body:
+            self._pieces = bytearray(self._body)
+            self._pieces += data
+            self._body = b""
+        else:
+            self._body = data
+
+    def on_message_complete(self) -> None:
+        if self.ended:  # after `Connection: close` llhttp itself refuses more; after an upgrade nothing is HTTP
+            return
+        parser, headers, url, body = self._parser, self._headers, self._url, self._body
+        if self._pieces is not None:
+            body = bytes(self._pieces)
+            self._pieces = None
+        self.bodies.held -= self.received
+        self.received = 0
+        self.phase = IDLE
+        self.expects = False
+        self._turned = True
+        self._extra = 0
+        self._url = self._body = b""
+        self._headers = {}
+        keep_alive = parser.should_keep_alive()
+        method = parser.get_method().decode()
+        http10 = False
+        if not keep_alive or b"connection" in headers or b"host" not in headers:
+            http10, keep_alive = self._version(headers, keep_alive)
+        path, _, query = url.partition(b"?")
+        if path[:1] != b"/" or b"#" in url:
+            path = _odd_target(path, query, method)
+        if b"%" in path:
+            text = _decoded(path)
+        else:
+            text = path.decode("ascii")
+        self.ready.append(Request(method, text, query, headers, body, keep_alive, http10, path, self.client))
+        self.ended = not keep_alive
+
+    # The rare cases.
+
+    def _trailer(self) -> None:
+        """Trailers and repeated headers are counted apart: neither adds a key, so the count of keys is not theirs."""
+        self._extra += 1
+        if self._extra > self._limits.headers:
+            raise Fault(431, f"There are more than {self._limits.headers} header fields.")
+
+    def _announced(self, length: int) -> None:
+        if length > self._limits.body:
+            raise self._too_large()
+
+    def _too_large(self) -> Fault:
+        return Fault(413, f"The body is larger than the limit of {self._limits.body} bytes.")
+
+    def _coding(self, coding: bytes) -> None:
+        if coding != b"chunked":
+            raise Fault(501, "The only transfer coding that is read is chunked.")
+        if self._parser.get_http_version() != "1.1":
+            raise Fault(400, "Transfer codings need HTTP/1.1.")
+
+    def _version(self, headers: dict[bytes, bytes], keep_alive: bool) -> tuple[bool, bool]:
+        version = self._parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise Fault(505, f"HTTP/{version} is not spoken here; HTTP/1.1 is.")
+        if version == "1.1" and b"host" not in headers:
+            raise Fault(400, "HTTP/1.1 needs a Host header.")
+        if headers.get(b"upgrade", b"").lower() == b"websocket":
+            raise Fault(501, "This server speaks HTTP/1.1 only; it has no WebSockets.")
+        # Another protocol that was offered is ignored, as it may be; llhttp stops there, so the connection ends.
+        return version == "1.0", keep_alive and not self._parser.should_upgrade()
+
+
+def _odd_target(path: bytes, query: bytes, method: str) -> bytes:
+    """Absolute form (as sent to proxies) and `*`; anything else that is not a path is refused."""
+    if path == b"*" and method == "OPTIONS":
+        return path
+    if method == "CONNECT":
+        raise Fault(501, "This server is no proxy.")
+    if b"#" in path or b"#" in query:
+        raise Fault(400, "The request target has a fragment.")
+    scheme, mark, rest = path.partition(b"://")
+    if mark and scheme.lower() in (b"http", b"https"):
+        slash = rest.find(b"/")
+        return b"/" if slash < 0 else rest[slash:]
+    raise Fault(400, "The request target is not a path.")
+
+
+def _decoded(path: bytes) -> str:
+    try:
+        text = unquote_to_bytes(path).decode()
+    except UnicodeDecodeError:
+        raise Fault(400, "The path is not UTF-8 once it is decoded.") from None
+    if "\0" in text:
+        raise Fault(400, "The path has a NUL character.")
+    return text

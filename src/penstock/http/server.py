@@ -1,0 +1,137 @@
+"""The native server: listening sockets, the connections on them, the date, and a graceful end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+import time
+
+from .connection import Connection
+from .limits import Limits
+from .message import Handler
+from .problems import Fault
+from .reader import Bodies
+from .sweep import Sweep
+from .wire import date_line
+
+# Connections above the limit are told so, but no more of them at a time than this; the rest are dropped.
+REFUSALS = 256
+
+
+class Server:
+    """Serves `handler` until `stop`. One per event loop; the limits hold over all its sockets together."""
+
+    def __init__(self, handler: Handler, *, limits: Limits | None = None, backlog: int = 4096) -> None:
+        self.handler = handler
+        self.limits = limits or Limits()
+        self.bodies = Bodies(self.limits.bodies)
+        self.sweep = Sweep(self.limits.period)
+        self.stopping = False
+        self.date = date_line(time.time())
+        self.loop: asyncio.AbstractEventLoop
+        self.connections: dict[Connection, None] = {}
+        self._backlog = backlog
+        self._listeners: list[asyncio.Server] = []
+        self._unix_path = ""
+        self._emptied: asyncio.Event
+
+    @property
+    def port(self) -> int:
+        """The TCP port, as chosen by the system when 0 was asked for; 0 on a unix socket alone."""
+        for listener in self._listeners:
+            for sock in listener.sockets:
+                if sock.family != socket.AF_UNIX:
+                    return int(sock.getsockname()[1])
+        return 0
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0, *, unix_path: str = "") -> None:
+        """Listen on every address of `host`, and on a unix socket if its path is given (then `host` may be empty)."""
+        self.loop = asyncio.get_running_loop()
+        self._emptied = asyncio.Event()
+        self.sweep.members[self] = None
+        self.sweep.start()
+        for sock in _listening(host, port) if host else []:
+            self._listeners.append(
+                await self.loop.create_server(lambda: Connection(self), sock=sock, backlog=self._backlog)
+            )
+        if unix_path:
+            if os.path.exists(unix_path) and stat.S_ISSOCK(os.stat(unix_path).st_mode):
+                os.unlink(unix_path)  # left by a server that was killed
+            self._listeners.append(
+                await self.loop.create_unix_server(lambda: Connection(self), unix_path, backlog=self._backlog)
+            )
+            self._unix_path = unix_path
+
+    async def stop(self, within: float = 10.0) -> None:
+        """Accept no more; let what is in flight be answered `within` seconds; then cut the rest off."""
+        self.stopping = True
+        for listener in self._listeners:
+            listener.close()
+        for connection in list(self.connections):
+            connection.stop()
+        if self.connections:
+            await self._until_empty(within)
+        for connection in list(self.connections):
+            connection.stop(now=True)
+        if self.connections:
+            await self._until_empty(1.0)
+        self.sweep.stop()
+        self._listeners.clear()
+        if self._unix_path and os.path.exists(self._unix_path):
+            os.unlink(self._unix_path)
+
+    async def _until_empty(self, seconds: float) -> None:
+        self._emptied.clear()
+        try:
+            await asyncio.wait_for(self._emptied.wait(), seconds)
+        except TimeoutError:
+            pass
+
+    # Called by the sweep and by connections.
+
+    def swept(self, tick: int) -> None:
+        self.date = date_line(time.time())
+
+    def opened(self, connection: Connection) -> Fault | None:
+        count = len(self.connections)
+        self.connections[connection] = self.sweep.members[connection] = None
+        if self.stopping:
+            return Fault(503, "The server is stopping.", retry_after=1.0)
+        if count >= self.limits.connections + REFUSALS:
+            connection.stop(now=True)
+        elif count >= self.limits.connections:
+            return Fault(503, f"There are {self.limits.connections} connections open already.", retry_after=1.0)
+        return None
+
+    def closed(self, connection: Connection) -> None:
+        self.connections.pop(connection, None)
+        self.sweep.members.pop(connection, None)
+        if not self.connections:
+            self._emptied.set()
+
+
+def _listening(host: str, port: int) -> list[socket.socket]:
+    """Bound sockets. Accepted ones inherit the keep-alive settings, by which half-open connections are found."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    socks: list[socket.socket] = []
+    for family, kind, proto, _, address in dict.fromkeys(found):
+        sock = socket.socket(family, kind, proto)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+            if hasattr(socket, option):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            sock.bind((address[0], port, *address[2:]))
+        except OSError:
+            sock.close()
+            for other in socks:
+                other.close()
+            raise
+        port = port or int(sock.getsockname()[1])  # one port over all addresses
+        socks.append(sock)
+    return socks
