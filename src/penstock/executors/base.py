@@ -12,6 +12,58 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from penstock.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """Run on the event loop. For `async` code; the default for it.
+
+    `replicas` is how many batches of a batched service run at once, or how many instances of a class there are.
+    """
+
+    replicas: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least_one("Inline", self.replicas)
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """Run in threads of this process, never on the loop; the default for plain functions and classes.
+
+    `replicas` threads: for a function as many calls run at once (default: from the machine's cores), for a class each
+    thread has its own instance (default 1).
+    """
+
+    replicas: int | None = None
+
+    def __post_init__(self) -> None:
+        _at_least_one("Thread", 1 if self.replicas is None else self.replicas)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Run in child processes, one for each replica: for code that holds the GIL, or that may crash.
+
+    `threads` bounds the numeric libraries' threads in each child (default: cores / replicas).
+    """
+
+    replicas: int = 1
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        _at_least_one("Process", self.replicas)
+        _at_least_one("Process(threads=...)", 1 if self.threads is None else self.threads)
+
+
+Place = Inline | Thread | Process
+
+
+def _at_least_one(what: str, n: int) -> None:
+    if n < 1:
+        raise ConfigError(f"{what}: at least 1, not {n}")
+
 
 class Item(Protocol):
     """One call's payload, opaque to the core; the runtime's `Call` is one."""

@@ -64,7 +64,8 @@ class GilWatch:
     def __init__(self, meters: Iterable[Meter]) -> None:
         self._meters = list(meters)
         self._bound = False
-        self._start, self._base = 0.0, (0.0, 0.0, 0, 0)
+        self._start = 0.0
+        self._base: tuple[float, float, int, int] = (0.0, 0.0, 0, 0)
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def bound(self) -> bool:
@@ -75,8 +76,8 @@ class GilWatch:
         if self._start and now - self._start < WINDOW:
             return self._bound
         readings = [meter.reading(now) for meter in self._meters]
-        busy, cpu = (sum(reading[i] for reading in readings) for i in (0, 1))
-        probes, waits = (sum(reading[i] for reading in readings) for i in (2, 3))
+        busy, cpu = sum(reading[0] for reading in readings), sum(reading[1] for reading in readings)
+        probes, waits = sum(reading[2] for reading in readings), sum(reading[3] for reading in readings)
         if self._start:
             wall, base = now - self._start, self._base
             asked = probes - base[2]

@@ -175,7 +175,7 @@ class Worker:
             while work is not None:
                 self._current = work
                 meter.since = begin = perf_counter()
-                results = execute(work)
+                results: list[Any] | None = execute(work)
                 meter.busy += (end := perf_counter()) - begin
                 meter.since = 0.0
                 self._current = None
