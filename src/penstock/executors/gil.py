@@ -40,8 +40,9 @@ class Meter:
         if hasattr(time, "pthread_getcpuclockid"):
             self.clock = time.pthread_getcpuclockid(threading.get_ident())
 
-    def probe(self, now: float) -> None:
+    def probe(self) -> None:
         """Between units: now and then, see how long the GIL takes to come back."""
+        now = time.perf_counter()
         if now < self._next_probe:
             return
         self._next_probe = now + PROBE_EVERY

@@ -16,7 +16,8 @@ from penstock.errors import ConfigError
 from penstock.executors.base import Body, Host
 from penstock.executors.gil import GilWatch
 from penstock.executors.invoke import signal_tokens
-from penstock.executors.thread_worker import Stream, Worker
+from penstock.executors.pool import Entry, Pool
+from penstock.executors.thread_worker import Message, Shared, Stream, Worker
 
 DEPTH = 16
 GRACE = 0.1
@@ -39,11 +40,14 @@ class ThreadExecutor:
         self.depth = DEPTH
         self._host = host
         self._loop = loop
-        self._inbox: deque[tuple[Any, ...]] = deque()
+        self._inbox: deque[Message] = deque()
         self._posted = False
         self._alive = 0
-        self._quiet: asyncio.Event = asyncio.Event()
-        self._workers = [Worker(body, index, buffer, self._post) for index in range(replicas)]
+        self._quiet = asyncio.Event()
+        self._buffer = buffer
+        self._shared = Shared(body, replicas, self._post)
+        self._pools = [Pool(loop, self._drain) for _ in range(replicas if body.is_class else 1)]
+        self._workers = [Worker(self._shared, self._pool(index), index) for index in range(replicas)]
         self._watch = GilWatch(worker.meter for worker in self._workers)
 
     async def start(self) -> None:
@@ -65,25 +69,44 @@ class ThreadExecutor:
             self._host.replica_up(worker.index)
 
     def run(self, work: Any) -> None:
-        """Begin this work on its replica's thread."""
-        self._workers[work.replica].give(work)
+        """Begin this work; a function's threads are interchangeable, an instance has its own."""
+        if self.body.streams:
+            self._shared.streams[id(work)] = Stream(work, self._buffer)
+        self._pool(work.replica).give(Entry(work, False))
 
     def stage(self, work: Any) -> None:
-        """Leave this work where the thread looks when its current one is done."""
-        self._workers[work.replica].give(work, True)
+        """Leave this work where a thread looks when it has done the replica's current one."""
+        shared = self._shared
+        if self.body.streams:
+            shared.streams[id(work)] = Stream(work, self._buffer)
+        entry = shared.staged[id(work)] = Entry(work, True)
+        shared.lanes[work.replica].append(entry)
 
     def revoke(self, work: Any) -> bool:
         """Take a staged work back, unless its thread was faster."""
-        return self._workers[work.replica].take_back(work)
+        shared = self._shared
+        entry = shared.staged.pop(id(work), None)
+        if entry is None:
+            return False
+        shared.streams.pop(id(work), None)
+        try:
+            shared.lanes[work.replica].remove(entry)
+        except (ValueError, IndexError):  # a thread holds it right now, and skips what it cannot claim
+            pass
+        return True
 
     def cancel(self, work: Any) -> None:
         """Close a stream at its next item; a unary body is told through its token, if it looks at one."""
-        self._workers[work.replica].cancel(work)
+        stream = self._shared.streams.get(id(work))
+        if stream is not None:
+            stream.window.close()
         signal_tokens(work.requests)
 
     def resume(self, work: Any, count: int = 1) -> None:
         """Let the stream's thread produce `count` more items."""
-        self._workers[work.replica].resume(work, count)
+        stream = self._shared.streams.get(id(work))
+        if stream is not None:
+            stream.window.acknowledge(count)
 
     def gil_bound(self) -> bool:
         """Whether the GIL kept the threads from running beside each other in the last second or more."""
@@ -91,9 +114,11 @@ class ThreadExecutor:
 
     async def stop(self, within: float) -> None:
         """Let threads finish; after `within` seconds streams and tokens are cancelled, and the rest is abandoned."""
-        for worker in self._workers:
-            for work in worker.end():
-                self._host.returned(work)
+        for entry in list(self._shared.staged.values()):
+            if self.revoke(entry.work):
+                self._host.returned(entry.work)
+        for pool in self._pools:
+            pool.close()
         if await self._settled(within):
             return
         for worker in self._workers:
@@ -108,10 +133,13 @@ class ThreadExecutor:
                 return False
         return True
 
-    def _post(self, message: tuple[Any, ...]) -> None:
-        """Called by threads."""
+    def _pool(self, replica: int) -> Pool:
+        return self._pools[replica] if self.body.is_class else self._pools[0]
+
+    def _post(self, message: Message, more: bool) -> None:
+        """Called by threads; `more`: this thread has another message very soon, which will wake the loop."""
         self._inbox.append(message)
-        if not self._posted:
+        if not more and not self._posted:
             self._posted = True
             self._wake(self._loop.call_soon_threadsafe)
 
@@ -123,22 +151,36 @@ class ThreadExecutor:
 
     def _drain(self) -> None:
         """Report what has arrived; what arrives meanwhile waits for the loop's next turn, so nobody is starved."""
-        inbox, host = self._inbox, self._host
+        inbox, host, lanes = self._inbox, self._host, self._shared.lanes
+        self._posted = True
         try:
             for _ in range(len(inbox)):
                 finished, results, taken, control = inbox.popleft()
                 if finished is not None:
                     host.finished(finished, results)
-                if taken is not None:
+                    if taken is not None:
+                        host.taken(taken)
+                    elif lanes[finished.replica]:
+                        self._promote(finished.replica)
+                elif taken is not None:
                     host.taken(taken)
                 if control is not None:
-                    self._control(control, results)
+                    self._control(control, (results or [None])[0])
         finally:
             if not inbox:
                 self._posted = False
             if inbox:
                 self._posted = True
                 self._wake(self._loop.call_soon)
+
+    def _promote(self, replica: int) -> None:
+        """The replica ended its work just before another was staged: a thread must be told to take it."""
+        lane = self._shared.lanes[replica]
+        try:
+            entry = lane.popleft()
+        except IndexError:
+            return
+        self._pool(replica).give(entry)
 
     def _control(self, control: Any, outcome: Any) -> None:
         """The rarer messages: items of a stream, a thread that has loaded, a thread that ended."""

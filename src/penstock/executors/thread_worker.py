@@ -1,8 +1,8 @@
-"""One thread of a thread executor, and the queue through which work reaches it.
+"""The threads' side of a thread executor: serving works, and iterating streams.
 
-A staged work is claimed by popping it from `_staged`: one atomic operation, so it goes either to the thread or back to
-the core, without a lock. The queue's entry of a revoked work is removed, or skipped by the thread when it is too late
-for that. `gate` is a lock that stands for "nothing new": only the loop releases it, after it has filled the queue.
+A staged work is claimed by popping it from `staged`: one atomic operation, so it goes either to a thread or back to the
+core, without a lock. A replica's staged works wait in its lane; the thread that ends a work of that replica looks
+there, once. What arrives just after that look is found by the loop when it reads of the end.
 """
 
 from __future__ import annotations
@@ -19,18 +19,37 @@ from penstock.executors.base import Body
 from penstock.executors.flow import Window
 from penstock.executors.gil import Meter
 from penstock.executors.invoke import call_batch, call_each, cancelled, contain, signal_tokens
+from penstock.executors.pool import Entry, Pool
 
-Post = Callable[[tuple[Any, ...]], None]
+Message = tuple[Any, list[Any] | None, Any, Any]
+"""(the work that ended, its results, the staged work that was taken, what else there is to tell)"""
 
 
-class Entry:
-    """A work on its way to the thread. Compared by identity, whatever the work's own equality is."""
+class Shared:
+    """What the threads of one service and the loop look at together; every access is one atomic operation."""
 
-    __slots__ = ("staged", "work")
+    def __init__(self, body: Body, replicas: int, post: Callable[[Message, bool], None]) -> None:
+        self.body = body
+        self.post = post
+        self.staged: dict[int, Entry] = {}
+        self.streams: dict[int, Stream] = {}
+        self.lanes: list[deque[Entry]] = [deque() for _ in range(replicas)]
 
-    def __init__(self, work: Any, staged: bool) -> None:
-        self.work = work
-        self.staged = staged
+    def claim(self, entry: Entry | None) -> bool:
+        """Whether this entry may run: it was never staged, or has not been revoked."""
+        return entry is not None and (not entry.staged or self.staged.pop(id(entry.work), None) is entry)
+
+    def claim_staged(self, replica: int) -> Any:
+        """The work that the replica goes on with, or None."""
+        lane = self.lanes[replica]
+        while lane:
+            try:
+                entry = lane.popleft()
+            except IndexError:
+                break
+            if self.claim(entry):
+                return entry.work
+        return None
 
 
 class Stream:
@@ -61,103 +80,61 @@ class Stream:
 
 
 class Worker:
-    """A daemon thread that serves one replica until it is given None."""
+    """A daemon thread that serves the works of its pool until that closes."""
 
-    def __init__(self, body: Body, index: int, buffer: int, post: Post) -> None:
+    def __init__(self, shared: Shared, pool: Pool, index: int) -> None:
         self.index = index
         self.meter = Meter()
-        self._body = body
-        self._buffer = buffer
-        self._post = post
-        self._queue: deque[Entry] = deque()
-        self._staged: dict[int, Entry] = {}
+        self._shared = shared
+        self._pool = pool
         self._gate = threading.Lock()
         self._gate.acquire()
-        self._streams: dict[int, Stream] = {}
         self._current: Any = None
-
-    # The loop's side.
+        pool.size += 1
 
     def start(self, loaded: asyncio.Future[None]) -> None:
         """Begin the thread; `loaded` learns how the constructor went."""
-        name = f"penstock-{self._body.name}-{self.index}"
+        name = f"penstock-{self._shared.body.name}-{self.index}"
         threading.Thread(target=self._main, args=(loaded,), name=name, daemon=True).start()
-
-    def give(self, work: Any, staged: bool = False) -> None:
-        """Put a work, or None for the end, into the queue."""
-        if work is not None and self._body.streams:
-            self._streams[id(work)] = Stream(work, self._buffer)
-        entry = Entry(work, staged)
-        if staged:
-            self._staged[id(work)] = entry
-        self._queue.append(entry)
-        if self._gate.locked():
-            self._gate.release()
-
-    def take_back(self, work: Any) -> bool:
-        """Whether the thread had not yet taken this staged work; then it is gone."""
-        entry = self._staged.pop(id(work), None)
-        if entry is None:
-            return False
-        self._streams.pop(id(work), None)
-        try:
-            self._queue.remove(entry)
-        except (ValueError, IndexError):  # the thread is at the queue right now; it skips what it cannot claim
-            pass
-        return True
-
-    def end(self) -> list[Any]:
-        """Ask the thread to end after what it has begun; the staged works that it no longer gets."""
-        staged = [entry.work for entry in list(self._staged.values())]
-        returned = [work for work in staged if self.take_back(work)]
-        self.give(None)
-        return returned
-
-    def resume(self, work: Any, count: int) -> None:
-        """The stream's reader took `count` items."""
-        stream = self._streams.get(id(work))
-        if stream is not None:
-            stream.window.acknowledge(count)
-
-    def cancel(self, work: Any) -> None:
-        """Close the work's stream; it ends at its next item."""
-        stream = self._streams.get(id(work))
-        if stream is not None:
-            stream.window.close()
 
     def cancel_current(self) -> None:
         """Nobody waits any more for whatever runs here."""
         work = self._current
         if work is not None:
-            self.cancel(work)
+            stream = self._shared.streams.get(id(work))
+            if stream is not None:
+                stream.window.close()
             signal_tokens(work.requests)
 
-    # The thread's side.
+    # From here on, in the thread.
 
     def _main(self, loaded: asyncio.Future[None]) -> None:
+        body, post = self._shared.body, self._shared.post
         self.meter.attach()
         try:
-            target = self._body.load()
+            target = body.load()
         except BaseException as error:
-            self._post((None, contain(self._body.name, error), None, loaded))
+            post((None, [contain(body.name, error)], None, loaded), False)
         else:
-            self._post((None, None, None, loaded))
+            post((None, [None], None, loaded), False)
             del loaded
             self._serve(self._bind(target))
             self._close(target)
-        self._post((None, None, None, self))
+        self._pool.size -= 1
+        post((None, None, None, self), False)
 
     def _bind(self, target: Callable[..., Any]) -> Callable[[Any], list[Any]]:
         """What turns a work into its results."""
-        name = self._body.name
-        if self._body.streams:
+        body = self._shared.body
+        name = body.name
+        if body.streams:
             return partial(self._iterate, target)
-        call = call_batch if self._body.batched else call_each
+        call = call_batch if body.batched else call_each
         return lambda work: call(name, target, work.requests)
 
     def _close(self, target: Any) -> None:
-        """An instance may have `close`; at this point nobody is left to hear what it raises but the log of threads."""
-        close = getattr(target, "close", None) if self._body.is_class else None
+        """An instance may have `close`. Nobody waits for it, so what it raises is printed as any thread's error is."""
+        close = getattr(target, "close", None) if self._shared.body.is_class else None
         if close is not None:
             try:
                 close()
@@ -165,65 +142,48 @@ class Worker:
                 threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, None)))
 
     def _serve(self, execute: Callable[[Any], list[Any]]) -> None:
-        """Run works until None comes. A staged one starts in the same breath as its predecessor's end is posted."""
-        queue, meter, post = self._queue, self.meter, self._post
-        entry = self._wait()
-        while (work := entry.work) is not None:
+        """Run works until the pool closes. A staged one starts in the same breath as its predecessor's end is told."""
+        shared, pool, meter = self._shared, self._pool, self.meter
+        post, lanes, staged = shared.post, shared.lanes, shared.staged
+        entry = pool.wait(self._gate)
+        while entry is not None:
+            work = entry.work
             if entry.staged:
-                post((None, None, work, None))
-            del entry
+                if staged.pop(id(work), None) is entry:
+                    post((None, None, work, None), False)
+                else:
+                    work = None
+            entry = None
             while work is not None:
                 self._current = work
                 meter.since = begin = perf_counter()
-                results: list[Any] | None = execute(work)
-                meter.busy += (end := perf_counter()) - begin
-                meter.since = 0.0
-                self._current = None
-                follower = self._claim_next() if queue else None
-                post((work, results, follower, None))
-                work = follower
-            results = follower = None  # an idle thread keeps nothing alive
-            meter.probe(end)
-            entry = self._wait()
-
-    def _claim_next(self) -> Any:
-        """The work of the first entry that is still staged, or None."""
-        queue = self._queue
-        while True:
-            try:
-                entry = queue.popleft()
-            except IndexError:
-                return None
-            if not entry.staged:  # the end, or a work that was given to a free replica: the outer loop takes it
-                queue.appendleft(entry)
-                return None
-            if self._staged.pop(id(entry.work), None) is entry:
-                return entry.work
-
-    def _wait(self) -> Entry:
-        queue, gate, staged = self._queue, self._gate, self._staged
-        while True:
-            try:
-                entry = queue.popleft()
-            except IndexError:
-                gate.acquire()
-                continue
-            if not entry.staged or staged.pop(id(entry.work), None) is entry:
-                return entry
-            del entry
+                results = execute(work)
+                elapsed = perf_counter() - begin
+                meter.since, meter.busy = 0.0, meter.busy + elapsed
+                pool.ended(elapsed)
+                follower = shared.claim_staged(work.replica) if lanes[work.replica] else None
+                if follower is None:
+                    entry = pool.poll()
+                post((work, results, follower, None), pool.short and (entry is not None or follower is not None))
+                self._current = work = follower
+                del results, follower  # an idle thread keeps nothing alive
+            if entry is None:
+                meter.probe()
+                entry = pool.wait(self._gate)
 
     def _iterate(self, target: Callable[..., Generator[Any]], work: Any) -> list[Any]:
         """Run a stream in its request's context."""
-        stream = self._streams[id(work)]
+        streams = self._shared.streams
+        stream = streams[id(work)]
         try:
             context = work.requests[0].item.context
             return self._pump(target, stream) if context is None else context.run(self._pump, target, stream)
         finally:
-            del self._streams[id(work)]
+            del streams[id(work)]
 
     def _pump(self, target: Callable[..., Generator[Any]], stream: Stream) -> list[Any]:
         """Hand items over until the generator ends or nobody reads."""
-        window, requests = stream.window, stream.work.requests
+        window, requests, post = stream.window, stream.work.requests, self._shared.post
         if window.closed:
             return cancelled(requests)
         item = requests[0].item
@@ -234,11 +194,11 @@ class Worker:
                     if window.closed:
                         return cancelled(requests)
                     if stream.add(value):
-                        self._post((None, None, None, stream))
+                        post((None, None, None, stream), False)
                     if not window.wait():
                         return cancelled(requests)
             finally:
                 generator.close()
         except BaseException as error:
-            return [contain(self._body.name, error)]
+            return [contain(self._shared.body.name, error)]
         return [None]

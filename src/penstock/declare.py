@@ -1,0 +1,141 @@
+"""Reading a declaration: what kind of body a function or class is, and how its callers see it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import typing
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from penstock.core.policy.admit import Latest, Queue
+from penstock.errors import ConfigError
+from penstock.executors.base import Body, Inline, Process, Thread
+
+if TYPE_CHECKING:
+    from penstock.service import ServiceOptions
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
+
+
+def describe(target: Any, args: tuple[Any, ...], name: str | None, batched: bool) -> Body:
+    """What `target` is. Raises ConfigError for what cannot be a service."""
+    kwargs: dict[str, Any] = {}
+    if isinstance(target, functools.partial) and inspect.isclass(target.func):
+        target, args, kwargs = target.func, (*target.args, *args), dict(target.keywords)
+    is_class = inspect.isclass(target)
+    if not callable(target):
+        raise ConfigError(f"a service is made of a function or a class, not of {target!r}")
+    if is_class and "__call__" not in dir(target) or is_class and target.__call__ is type.__call__:
+        raise ConfigError(f"class {target.__name__} has no __call__ method to serve requests with")
+    if args and not is_class:
+        raise ConfigError(f"{_title(target)}: arguments are for the constructors of classes; a function takes none here")
+    call = target.__call__ if is_class else target
+    if not is_class and not inspect.isroutine(target) and not isinstance(target, functools.partial):
+        call = type(target).__call__
+    streams = inspect.isasyncgenfunction(call) or inspect.isgeneratorfunction(call)
+    return Body(
+        name=_service_name(target, name),
+        target=target,
+        args=args,
+        kwargs=kwargs,
+        is_class=is_class,
+        is_async=inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call),
+        batched=batched,
+        streams=streams,
+    )
+
+
+def _title(target: Any) -> str:
+    return str(getattr(target, "__qualname__", repr(target)))
+
+
+def _service_name(target: Any, name: str | None) -> str:
+    if name is None:
+        name = str(getattr(target, "__name__", type(target).__name__))
+        if inspect.isclass(target):
+            name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    if not _NAME.match(name):
+        raise ConfigError(f"{name!r} cannot be a service's name (letters, digits, '_', '-', '.'); give one: name=\"...\"")
+    return name
+
+
+def call_of(body: Body) -> Callable[..., Any]:
+    """The function that serves one request (or one batch), for its signature."""
+    if body.is_class:
+        return typing.cast("Callable[..., Any]", body.target.__call__)
+    return body.target
+
+
+def caller_signature(body: Body) -> inspect.Signature:
+    """How callers see the body: without `self`, and with single items where a batched body takes lists."""
+    call = call_of(body)
+    signature = inspect.signature(call)
+    hints = _hints(call if inspect.isroutine(call) or body.is_class else type(call).__call__)
+    parameters = list(signature.parameters.values())[1 if body.is_class else 0 :]
+    seen = [p.replace(annotation=hints.get(p.name, p.annotation)) for p in parameters]
+    returns = hints.get("return", signature.return_annotation)
+    if body.batched:
+        seen = [_item(parameter) for parameter in seen]
+        returns = _without_exceptions(_element(returns))
+    elif body.streams:
+        returns = _element(returns)
+    return inspect.Signature(seen, return_annotation=returns)
+
+
+def _hints(call: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(call, include_extras=True)
+    except Exception:  # a name that exists only for type checkers: fall back to what the function itself has
+        return {k: v for k, v in getattr(call, "__annotations__", {}).items() if not isinstance(v, str)}
+
+
+def _element(annotation: Any) -> Any:
+    arguments = typing.get_args(annotation)
+    return arguments[0] if arguments else inspect.Parameter.empty
+
+
+def _item(parameter: inspect.Parameter) -> inspect.Parameter:
+    """`texts: list[str]` is `text: str` to callers."""
+    element = _element(parameter.annotation)
+    name = parameter.name
+    if element is not inspect.Parameter.empty and len(name) > 1 and name.endswith("s") and not name.endswith("ss"):
+        name = name[:-1]
+    return parameter.replace(name=name, annotation=element)
+
+
+def _without_exceptions(annotation: Any) -> Any:
+    options = typing.get_args(annotation)
+    if not options:
+        return annotation
+    kept = [o for o in options if not (inspect.isclass(o) and issubclass(o, BaseException))]
+    return typing.Union[tuple(kept)] if kept and len(kept) < len(options) else annotation  # noqa: UP007 - at run time
+
+
+def validate(body: Body, options: ServiceOptions) -> None:
+    """Refuse options that contradict the body or each other."""
+    name, on = body.name, options.on
+    if body.batched and body.streams:
+        raise ConfigError(f"{name}: a batched body cannot be a generator; return one list")
+    if isinstance(on, Thread) and body.is_async:
+        raise ConfigError(f"{name} is async and runs on the loop: use on=ps.Inline(), or on=ps.Process()")
+    if isinstance(on, Inline) and not body.is_async:
+        raise ConfigError(f"{name} is not async and would block the loop: use on=ps.Thread() or on=ps.Process()")
+    if isinstance(on, Inline) and on.replicas > 1 and not body.batched and not body.is_class:
+        raise ConfigError(f"{name}: an async function has no replicas; bound it with limit=ps.Fixed({on.replicas})")
+    if isinstance(on, Process):
+        _importable(body)
+    if options.retry is not None and not options.safe:
+        raise ConfigError(f"{name}: retry= runs a call again, so declare that this is harmless: safe=True")
+    kinds = [type(policy) for policy in options.admit]
+    if kinds.count(Queue) > 1 or kinds.count(Latest) > 1:
+        raise ConfigError(f"{name}: admit= takes at most one Queue and one Latest")
+    if options.buffer < 1:
+        raise ConfigError(f"{name}: buffer={options.buffer}; a stream's buffer holds at least 1 item")
+
+
+def _importable(body: Body) -> None:
+    qualname = getattr(body.target, "__qualname__", "")
+    if "<" in qualname or not qualname:
+        raise ConfigError(f"{body.name}: a child process imports its body by name; define {qualname or body.target!r} at module level")

@@ -1,0 +1,128 @@
+"""Where the threads of one service sleep, and whom a new work wakes.
+
+Threads of a function are interchangeable and share one pool; each instance of a class is a pool of one. A thread that
+finds nothing lists itself as idle and then looks again; a giver adds the work and then looks for the idle. So one of
+the two sees the other, and each wake is one release of one thread's gate, matched by one acquire.
+
+While units are shorter than a hand-off (`SHORT`), waking four threads for four works costs more than the works: they
+queue for the GIL. Then one awake thread serves the others' works too, and tells the loop of many ends at once. Should
+one of these units turn out to be long, the loop's `watch` notices within a millisecond or two, wakes the sleepers and
+leaves this mode until the mean is short again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+SHORT = 30e-6
+OUTLIER = 200e-6
+WATCH_EVERY = 0.001
+
+
+class Entry:
+    """A work on its way to a thread. Compared by identity, whatever the work's own equality is."""
+
+    __slots__ = ("staged", "work")
+
+    def __init__(self, work: Any, staged: bool) -> None:
+        self.work = work
+        self.staged = staged
+
+
+class Pool:
+    """The works that are ready for a thread, and the threads that sleep."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, drain: Callable[[], None]) -> None:
+        self.ready: deque[Entry] = deque()
+        self.size = 0
+        self.short = False
+        self.closing = False
+        self._loop = loop
+        self._drain = drain
+        self._idle: list[threading.Lock] = []
+        self._mean = OUTLIER
+        self._ended = 0
+        self._seen = 0
+        self._watching: asyncio.TimerHandle | None = None
+
+    # The loop's side.
+
+    def give(self, entry: Entry) -> None:
+        """Add a work; wakes a thread unless short works are being served by an awake one."""
+        self.ready.append(entry)
+        if not self.short:
+            self._wake()
+            return
+        if len(self._idle) == self.size:
+            self._wake()
+        if self._watching is None:
+            self._seen = self._ended
+            self._watching = self._loop.call_later(WATCH_EVERY, self._watch)
+
+    def close(self) -> None:
+        """Every thread ends once nothing is ready."""
+        self.closing = True
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
+        self._leave_short()
+
+    def _watch(self) -> None:
+        self._watching = None
+        if len(self._idle) == self.size and not self.ready:
+            return
+        if self._ended != self._seen:
+            self._seen = self._ended
+            self._watching = self._loop.call_later(WATCH_EVERY, self._watch)
+            return
+        self._leave_short()
+        self._drain()
+
+    def _leave_short(self) -> None:
+        self._mean, self.short = OUTLIER, False
+        for _ in range(self.size):
+            self._wake()
+
+    def _wake(self) -> None:
+        try:
+            gate = self._idle.pop()
+        except IndexError:
+            return
+        gate.release()
+
+    # The threads' side.
+
+    def ended(self, elapsed: float) -> None:
+        """Learn from a unit that took `elapsed` seconds. Races between threads lose a sample, nothing else."""
+        self._ended += 1
+        self._mean += 0.1 * (min(elapsed, OUTLIER) - self._mean)
+        self.short = self._mean < SHORT
+
+    def poll(self) -> Entry | None:
+        """The next ready work, if there is one."""
+        try:
+            return self.ready.popleft()
+        except IndexError:
+            return None
+
+    def wait(self, gate: threading.Lock) -> Entry | None:
+        """The next ready work, slept for; None when the pool has closed. `gate` is the thread's own, held."""
+        while True:
+            try:
+                return self.ready.popleft()
+            except IndexError:
+                pass
+            if self.closing:
+                return None
+            self._idle.append(gate)
+            if self.ready or self.closing:
+                try:
+                    self._idle.remove(gate)
+                    continue
+                except ValueError:  # picked for a wake just now: take it, so that the gate stays held
+                    pass
+            gate.acquire()
