@@ -32,6 +32,7 @@ class Request:
         "band",
         "cost",
         "deadline",
+        "ended",
         "first",
         "held",
         "id",
@@ -91,7 +92,7 @@ class Request:
         self.attempts = 0
         self.work: Work | None = None
         self.station: Station | None = None
-        self.submitted = self.released = self.started = 0.0
+        self.submitted = self.released = self.started = self.ended = 0.0
         self.progress = 0.0  # infinity while a reader, not the body, is what a stream waits for
         self.seq = self.band = 0
         self.rank: tuple[float, int] = (0.0, 0)
@@ -103,7 +104,19 @@ class Request:
 class Work:
     """One start: requests that run together on one replica, under one lease."""
 
-    __slots__ = ("cost", "lease", "live", "reason", "replica", "requests", "staged", "started", "station", "stopped", "token")
+    __slots__ = (
+        "cost",
+        "lease",
+        "live",
+        "reason",
+        "replica",
+        "requests",
+        "staged",
+        "started",
+        "station",
+        "stopped",
+        "token",
+    )
 
     def __init__(self, station: Station, replica: int, requests: list[Request], reason: str, cost: float) -> None:
         self.station = station

@@ -261,6 +261,7 @@ class Scheduler:
             work.live -= 1
             request.state = ABANDONED
         request.outcome = outcome
+        request.ended = now
         station.counts[outcome] = station.counts.get(outcome, 0) + 1
         if request.first is None:
             self._exit(request, outcome == "cancelled", now)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 from penstock.core.estimate import ServiceTime
 from penstock.core.patience import PatienceBook
@@ -87,6 +88,7 @@ class Station:
         self.check_at = math.inf
         self.draining = False
         self.broken: BaseException | None = None
+        self.owner: Any = None  # opaque: the driver's own record
         self.time = ServiceTime()
         self.pricing = Pricing(self.batch.cost if self.batch else None)
         self.patience = PatienceBook() if options.queue.patience else None

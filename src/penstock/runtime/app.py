@@ -1,0 +1,61 @@
+"""An application: the services that are started and served together."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from penstock.errors import ConfigError
+from penstock.runtime.sizes import Profile, sizes
+from penstock.service import Service
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class App:
+    """Services by name, and how they are served.
+
+    `cors` is the list of origins that browsers may call from ("*" for any), `max_body` the largest request in bytes,
+    `mounts` maps path prefixes to other ASGI applications, `log=False` drops the line per request. An App is itself
+    an ASGI application: serve it with `penstock serve module:app`, or mount it in Starlette or FastAPI.
+    """
+
+    def __init__(
+        self,
+        *services: Service[..., Any],
+        name: str = "penstock",
+        profile: Profile | None = None,
+        cors: Sequence[str] = (),
+        max_body: int = 16 << 20,
+        mounts: Mapping[str, ASGIApp] | None = None,
+        log: bool = True,
+        debug: bool = False,
+    ) -> None:
+        self.services: dict[str, Service[..., Any]] = {}
+        for each in services:
+            if not isinstance(each, Service):
+                raise ConfigError(f"App(...) takes services, not {each!r}; make one with @penstock.service")
+            if each.name in self.services and self.services[each.name] is not each:
+                raise ConfigError(f'two services are named {each.name!r}; give one another name: service(..., name="...")')
+            self.services[each.name] = each
+        if isinstance(cors, str):
+            raise ConfigError(f"App(cors={cors!r}): a list of origins, for instance [{cors!r}]")
+        sizes(profile)  # refuse an unknown profile here, not at start
+        self.name = name
+        self.profile = profile
+        self.cors = tuple(cors)
+        self.max_body = max_body
+        self.mounts = dict(mounts or {})
+        self.log = log
+        self.debug = debug
+        self._asgi: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._asgi is None:
+            from penstock.http.asgi import application  # a service's module should not load the HTTP layer
+
+            self._asgi = application(self)
+        await self._asgi(scope, receive, send)

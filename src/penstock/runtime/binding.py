@@ -1,0 +1,330 @@
+"""One service in one runtime: its station in the scheduler, its executor, and the reports between the two."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from penstock.core.policy.admit import Latest, Queue
+from penstock.core.policy.limit import AIMD
+from penstock.core.policy.order import Priority
+from penstock.core.request import BACKOFF, RUNNING, Request, Work
+from penstock.core.station import Station, StationOptions
+from penstock.errors import ConfigError, WorkerLost
+from penstock.executors.base import Executor, Inline, Place, Process, Thread
+from penstock.runtime.sizes import Sizes, usable_cores
+from penstock.service import Service, Timing
+
+if TYPE_CHECKING:
+    from penstock.runtime.call import BoundCall
+    from penstock.runtime.driver import Runtime
+
+
+class Binding:
+    """The runtime's side of a service. Also the host to which its executor reports."""
+
+    def __init__(self, runtime: Runtime, service: Service[..., Any], place: Place, station: Station) -> None:
+        self.runtime = runtime
+        self.service = service
+        self.name = service.name
+        self.scheduler = runtime.scheduler
+        self.station = station
+        self.direct = station.direct
+        self.batched = service.batched
+        self.streams = service.streams
+        self.place = place
+        self.executor: Executor | None = None
+        self.target: Callable[..., Any] = service.body.target
+        self.loaded = not service.body.is_class
+        self.starting: asyncio.Task[None] | None = None
+        options = service.options
+        self.latest = next((policy for policy in options.admit if isinstance(policy, Latest)), None)
+        self.batch = options.batch
+        self.size = options.size
+        station.owner = self
+
+    # Starting and stopping
+
+    async def start(self) -> None:
+        """Load all replicas."""
+        if self.direct:
+            if not self.loaded:
+                self.target = self.service.body.load()
+                self.loaded = True
+            return
+        if self.executor is None:
+            self.executor = make_executor(self)
+            await self.executor.start()
+
+    def start_soon(self) -> None:
+        """For a service that nobody listed: load when the first call comes."""
+        if self.direct:
+            if not self.loaded:
+                self.target = self.service.body.load()
+                self.loaded = True
+        elif self.starting is None:
+            self.starting = self.runtime.loop.create_task(self._start_late())
+
+    async def _start_late(self) -> None:
+        try:
+            await self.start()
+        except Exception as error:
+            self.runtime.apply(self.scheduler.give_up(self.station, error, self.runtime.clock()))
+
+    def foreign(self) -> bool:
+        """Whether the current loop is not the runtime's."""
+        return asyncio.get_running_loop() is not self.runtime.loop
+
+    # What calls ask
+
+    def submit(self, call: BoundCall) -> None:
+        """Give the call to the scheduler."""
+        runtime, request = self.runtime, call.request
+        if call.error is not None:
+            raise call.error
+        now = runtime.clock()
+        request.arrival = now
+        budget = call.budget
+        request.deadline = budget.deadline
+        request.priority = budget.priority
+        frame = call.frame
+        if frame is not None and frame.request is not None:
+            self._nest(request, frame.request)
+        if not request.id:
+            request.id = runtime.next_id()
+        if self.batch is not None:
+            self._price(call, request)
+        if self.latest is not None:
+            request.latest = self.latest.of(call.args, call.kwargs, budget.tenant)
+        if self.size is not None:
+            request.size = self.size(*call.args, **call.kwargs)
+        elif not request.size and not self.direct:
+            request.size = _size(call.args) + (_size(tuple(call.kwargs.values())) if call.kwargs else 0)
+        commands = self.scheduler.submit(self.station, request, now)
+        if commands:
+            runtime.apply(commands)
+        if self.scheduler.wake_at < runtime.armed:
+            runtime.arm()
+
+    def _nest(self, request: Request, parent: Request) -> None:
+        request.root = False
+        request.arrival = parent.arrival
+        request.held = parent.held
+        if parent.station is not None and parent.station.nodes:
+            request.held = tuple(dict.fromkeys((*parent.held, *parent.station.nodes)))
+
+    def _price(self, call: BoundCall, request: Request) -> None:
+        assert self.batch is not None
+        if call.kwargs:
+            bound = self.service.signature.bind(*call.args, **call.kwargs)
+            bound.apply_defaults()
+            call.args, call.kwargs = bound.args, {}
+        elif len(call.args) != len(self.service.signature.parameters):
+            bound = self.service.signature.bind(*call.args)
+            bound.apply_defaults()
+            call.args = bound.args
+        request.value = call.args[0] if len(call.args) == 1 else call.args
+        if self.batch.cost is not None:
+            request.cost = self.batch.alone(request.value)
+        if self.batch.key is not None:
+            request.key = self.batch.key(request.value)
+
+    def stopped(self, call: BoundCall, failure: BaseException | None) -> None:
+        """A body that ran in its caller's task has come to its end."""
+        runtime, request = self.runtime, call.request
+        work = request.work
+        if work is None:
+            return
+        now = runtime.clock()
+        live = request.state == RUNNING
+        if live and isinstance(failure, asyncio.CancelledError | GeneratorExit):
+            self.scheduler.cancel(request, now)
+        measured = failure is None and live
+        commands = self.scheduler.finish(work, now, None if failure is None else (failure,), measured)
+        if live and request.state != BACKOFF:
+            self.record(call, failure)
+        if commands:
+            runtime.apply(commands)
+        if self.scheduler.wake_at < runtime.armed:
+            runtime.arm()
+
+    def abandon(self, call: BoundCall) -> None:
+        """Nobody waits for this call any more."""
+        runtime, request = self.runtime, call.request
+        if request.outcome:
+            return
+        now = runtime.clock()
+        running = request.state == RUNNING
+        commands = self.scheduler.cancel(request, now)
+        self.record(call, None)
+        runtime.apply(commands)
+        if running and self.direct and request.work is not None:
+            runtime.apply(self.scheduler.finish(request.work, now, None, measured=False))
+        runtime.arm()
+
+    def resume(self, work: Work) -> None:
+        """A reader took one item of this work's stream."""
+        if self.executor is not None and not work.stopped:
+            self.executor.resume(work, 1)
+
+    # What an executor reports
+
+    def taken(self, work: Work) -> None:
+        self.runtime.apply(self.scheduler.taken(work, self.runtime.clock()))
+
+    def returned(self, work: Work) -> None:
+        self.runtime.apply(self.scheduler.revoked(work, self.runtime.clock()))
+
+    def finished(self, work: Work, results: Sequence[Any]) -> None:
+        now = self.runtime.clock()
+        lost = any(isinstance(result, WorkerLost | asyncio.CancelledError) for result in results)
+        errors = [r if isinstance(r, BaseException) else None for r in results]
+        failed = any(error is not None for error in errors)
+        waiting = [(request, result) for request, result in zip(work.requests, results, strict=True) if request.state == RUNNING]
+        commands = self.scheduler.finish(work, now, errors if failed else None, measured=not lost)
+        runtime = self.runtime
+        if commands:
+            runtime.apply(commands)  # the next work starts before these answers are read
+        for request, result in waiting:
+            if request.state == BACKOFF:
+                continue
+            call = request.item
+            error = result if isinstance(result, BaseException) else None
+            self.record(call, error)
+            if self.streams:
+                call.stream.close(error)
+            else:
+                call.answer(result)
+        if self.scheduler.wake_at < runtime.armed:
+            runtime.arm()
+
+    def produced(self, work: Work, items: Sequence[Any]) -> None:
+        request = work.requests[0]
+        if request.state == RUNNING:
+            self.scheduler.progress(request, self.runtime.clock())
+            request.item.stream.put(items)
+
+    def replica_up(self, replica: int) -> None:
+        self.runtime.apply(self.scheduler.replica_up(self.station, replica, self.runtime.clock()))
+        self.runtime.arm()
+
+    def replica_down(self, replica: int, error: BaseException) -> None:
+        self.runtime.restarts += 1
+        now = self.runtime.clock()
+        self.runtime.apply(self.scheduler.replica_down(self.station, replica, now))
+        if getattr(error, "final", False):
+            self.runtime.apply(self.scheduler.give_up(self.station, error, now))
+
+    # The record
+
+    def timing(self, request: Request) -> Timing:
+        """The parts of a request's time; they sum to the whole, whatever has happened so far."""
+        end = request.ended or self.runtime.clock()
+        if not request.submitted:
+            return Timing()
+        if not request.started:
+            return Timing(queued=end - request.submitted)
+        ran_to = end if request.first is None else request.first
+        return Timing(
+            request.released - request.submitted,
+            request.started - request.released,
+            ran_to - request.started,
+            end - ran_to,
+        )
+
+    def record(self, call: BoundCall, error: BaseException | None) -> None:
+        """Write the call's one line to the log."""
+        r = call.request
+        work = r.work
+        end, started, first = r.ended, r.started, r.first
+        if started:
+            ran_to = end if first is None else first
+            parts = (r.released - r.submitted, started - r.released, ran_to - started, end - ran_to)
+        else:
+            parts = (end - r.submitted, 0.0, 0.0, 0.0)
+        self.runtime.log.append(
+            (
+                r.id,
+                self.name,
+                r.tenant,
+                r.outcome,
+                "" if error is None else type(error).__name__,
+                r.submitted,
+                *parts,
+                0 if work is None else len(work.requests),
+                "" if work is None else work.reason,
+                -1 if work is None else work.replica,
+                call.items,
+                r.root,
+            )
+        )
+
+
+def station_options(service: Service[..., Any], runtime: Runtime, defaults: Sizes) -> tuple[StationOptions, Place]:
+    """The station that a service's options and the machine's table ask for."""
+    options, body = service.options, service.body
+    place: Place = options.on or (Inline() if body.is_async else Thread())
+    if isinstance(place, Inline):
+        replicas = place.replicas if body.batched else None
+    elif isinstance(place, Thread):
+        replicas = place.replicas or (1 if body.is_class or body.batched else defaults.threads)
+    else:
+        replicas = place.replicas
+    queue = next((policy for policy in options.admit if isinstance(policy, Queue)), None)
+    if queue is None:
+        queue = Queue() if defaults.queue_items is None else Queue(items=defaults.queue_items)
+    needs = tuple((runtime.scheduler.pool(pool), amount) for pool, amount in (options.needs or {}).items())
+    return (
+        StationOptions(
+            name=service.name,
+            replicas=replicas,
+            queue=queue,
+            order=options.order or Priority(),
+            limits=(AIMD(),) if options.limit is None else options.limit,
+            batch=options.batch,
+            retry=options.retry,
+            needs=needs,
+            safe=options.safe,
+            streams=body.streams,
+            stage=body.batched and not isinstance(place, Inline),
+            start_timeout=options.start_timeout or defaults.start_timeout,
+            progress_timeout=options.progress_timeout or defaults.progress_timeout,
+        ),
+        place,
+    )
+
+
+def make_executor(binding: Binding) -> Executor:
+    """The executor for where the service runs."""
+    service, loop = binding.service, binding.runtime.loop
+    place, replicas, buffer = binding.place, len(binding.station.replicas), service.options.buffer
+    if binding.runtime.place is not None:
+        return binding.runtime.place(service.body, binding, loop, replicas)
+    if isinstance(place, Thread):
+        from penstock.executors.thread import ThreadExecutor
+
+        return ThreadExecutor(service.body, binding, loop, replicas, buffer=buffer)
+    if isinstance(place, Inline):
+        from penstock.executors.inline import InlineExecutor
+
+        return InlineExecutor(service.body, binding, loop, replicas)
+    if isinstance(place, Process):
+        from penstock.executors.process import ProcessExecutor
+
+        threads = place.threads or max(1, usable_cores() // replicas)
+        return ProcessExecutor(service.body, binding, loop, replicas, threads, buffer=buffer)
+    raise ConfigError(f"{service.name}: on={place!r} is not a place to run")
+
+
+def _size(values: tuple[Any, ...]) -> int:
+    """Bytes of the inputs that hold data; structures count nothing, and a service that minds gives size=."""
+    total = 0
+    for value in values:
+        if isinstance(value, str | bytes | bytearray | memoryview):
+            total += len(value)
+        else:
+            total += getattr(value, "nbytes", 0)
+    return total
+
+

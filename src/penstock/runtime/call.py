@@ -1,0 +1,317 @@
+"""A call in the runtime: from a declaration and arguments to exactly one end.
+
+A body that runs on the loop runs in the task that awaits the call, also if it had to queue first; everything else is
+run by an executor, and the awaiting task waits for a future. Whatever happens, the scheduler hears once that the
+request ended and once that its work stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import warnings
+from collections.abc import AsyncIterator, Callable, Generator
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any
+
+from penstock.context import Budget, Frame, frame_var
+from penstock.core.request import BACKOFF, PENDING, RUNNING, Request
+from penstock.errors import ConfigError
+from penstock.service import Status, Timing
+
+if TYPE_CHECKING:
+    from penstock.runtime.binding import Binding
+
+_STATUS: dict[str, Status] = {"ok": "done", "cancelled": "cancelled"}
+
+
+class BoundCall:
+    """What `Service.__call__` returns in a runtime; the public shape is `penstock.Call`."""
+
+    __slots__ = (
+        "__weakref__",
+        "args",
+        "binding",
+        "budget",
+        "context",
+        "error",
+        "frame",
+        "future",
+        "items",
+        "kwargs",
+        "measured",
+        "request",
+        "runner",
+        "stopped",
+        "stream",
+        "task",
+        "token",
+        "trace",
+        "used",
+        "waiter",
+    )
+
+    def __init__(
+        self,
+        binding: Binding,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        budget: Budget,
+        frame: Frame | None,
+        id: str,  # noqa: A002 - the request's id
+        size: int,
+    ) -> None:
+        self.binding = binding
+        self.args = args
+        self.kwargs = kwargs
+        self.budget = budget
+        self.frame = frame
+        self.context: Context | None = None
+        self.request = Request(self, id=id, size=size, tenant=budget.tenant)
+        self.error: BaseException | None = None  # the end that the scheduler ordered
+        self.future: asyncio.Future[Any] | None = None  # answer, or the order to start
+        self.task: asyncio.Task[Any] | None = None
+        self.runner: asyncio.Task[Any] | None = None
+        self.stream: Any = None
+        self.items = 0
+        self.used = False
+        self.token: Any = None
+        self.trace: Any = None
+
+    # What users see
+
+    @property
+    def id(self) -> str:
+        if not self.request.id:
+            self.request.id = self.binding.runtime.next_id()
+        return self.request.id
+
+    @property
+    def status(self) -> Status:
+        request = self.request
+        if request.outcome:
+            return _STATUS.get(request.outcome, "failed")
+        if request.state == RUNNING:
+            return "running"
+        return "pending" if request.state == PENDING else "queued"
+
+    @property
+    def timing(self) -> Timing:
+        return self.binding.timing(self.request)
+
+    def __repr__(self) -> str:
+        return f"<Call {self.binding.name} {self.id} {self.status}>"
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        if self.task is not None:
+            return (yield from self.task.__await__())
+        if self.used:
+            raise RuntimeError(f"{self!r} was awaited before; start() it to await it more than once")
+        self.used = True
+        binding = self.binding
+        if binding.streams:
+            raise ConfigError(f"{binding.name} streams: use `async for item in call`, not `await`")
+        if binding.foreign():
+            return (yield from asyncio.wrap_future(binding.runtime.hand_over(self)).__await__())
+        if binding.direct:
+            return (yield from self._run_here())
+        return (yield from self._wait_for_answer())
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        if not self.binding.streams:
+            return _once(self)
+        if self.used:
+            raise RuntimeError(f"{self!r} was iterated before")
+        if self.binding.foreign():
+            raise ConfigError(f"{self.binding.name}: a stream can only be read on the loop of its runtime")
+        self.used = True
+        from penstock.runtime.stream import read
+
+        return read(self)
+
+    def start(self) -> BoundCall:
+        """Begin now, in a task of its own."""
+        if self.task is None:
+            if self.binding.streams:
+                raise ConfigError(f"{self.binding.name} streams: its reader drives it; use `async for`")
+            task = asyncio.get_running_loop().create_task(_drive(self))
+            self.task = task
+        return self
+
+    def cancel(self) -> None:
+        """Stop: whoever awaits gets CancelledError, and the work below stops as early as it can."""
+        request = self.request
+        if request.outcome:
+            return
+        if self.task is not None:
+            self.task.cancel()
+        elif self.runner is not None:
+            self.runner.cancel()
+        elif request.state == PENDING:
+            self.used = True
+            request.outcome = "cancelled"
+            self.error = asyncio.CancelledError()
+
+    def on_success(self, callback: Callable[[Any], object]) -> BoundCall:
+        """`callback(answer)` on the loop when the answer is there. Starts the call."""
+        return self._when_done(lambda task: None if _failed(task) is not None else callback(task.result()))
+
+    def on_error(self, callback: Callable[[BaseException], object]) -> BoundCall:
+        """`callback(error)` on the loop when the call failed or was cancelled. Starts the call."""
+        return self._when_done(lambda task: None if (error := _failed(task)) is None else callback(error))
+
+    def _when_done(self, callback: Callable[[asyncio.Task[Any]], object]) -> BoundCall:
+        def guarded(task: asyncio.Task[Any]) -> None:
+            try:
+                callback(task)
+            except Exception:
+                logging.getLogger("penstock").exception("a callback of %r failed", self)
+
+        self.start()
+        assert self.task is not None
+        self.task.add_done_callback(guarded)
+        return self
+
+    def __del__(self) -> None:
+        if not self.used and self.task is None and self.request.state == PENDING and not self.request.outcome:
+            warnings.warn(f"a call of {self.binding.name} was never awaited", RuntimeWarning, stacklevel=2, source=self)
+
+    # For executors
+
+    def remaining(self) -> float | None:
+        """Seconds left of the deadline."""
+        deadline = self.budget.deadline
+        return None if deadline is None else deadline - self.binding.runtime.clock()
+
+    # On the loop: the body runs in the task that awaits
+
+    def _run_here(self) -> Generator[Any, Any, Any]:
+        self.binding.submit(self)
+        while True:
+            if self.request.state != RUNNING:
+                yield from self._turn()
+            try:
+                return (yield from self._body())
+            except Exception:
+                if self.request.state != BACKOFF:
+                    raise
+
+    def _body(self) -> Generator[Any, Any, Any]:
+        binding = self.binding
+        self.runner = runner = asyncio.current_task()
+        cancels = runner.cancelling() if runner is not None else 0
+        token = frame_var.set(Frame(self.budget, self.request, binding.runtime))
+        failure: BaseException | None = None
+        try:
+            answer = yield from binding.target(*self.args, **self.kwargs).__await__()
+        except BaseException as error:
+            failure = error
+        frame_var.reset(token)
+        self.runner = None
+        binding.stopped(self, failure)
+        if self.error is not None and (failure is None or runner is None or self._cancelled_by_us(failure, runner, cancels)):
+            raise self.error from None  # the scheduler ended this request first, and its end counts
+        if failure is None:
+            return answer
+        try:
+            raise failure
+        finally:
+            del failure  # its traceback holds this frame
+
+    def _cancelled_by_us(self, failure: BaseException, runner: asyncio.Task[Any], cancels: int) -> bool:
+        """Whether only the scheduler's own `cancel()` is behind this CancelledError, as in `asyncio.timeout`."""
+        return isinstance(failure, asyncio.CancelledError) and runner.uncancel() <= cancels
+
+    def _turn(self) -> Generator[Any, Any, None]:
+        """Wait until the scheduler starts this request; it may refuse it instead."""
+        if self.error is not None:
+            raise self.error
+        self.future = asyncio.get_running_loop().create_future()
+        self.runner = asyncio.current_task()
+        try:
+            yield from self.future.__await__()
+        except BaseException:
+            self.binding.abandon(self)
+            raise
+        finally:
+            self.runner = None
+            self.future = None
+
+    # Elsewhere: an executor runs the body
+
+    def _wait_for_answer(self) -> Generator[Any, Any, Any]:
+        binding = self.binding
+        if not binding.batched:
+            context = self.context = copy_context()
+            context.run(frame_var.set, Frame(self.budget, self.request, binding.runtime))
+        future = self.future = binding.runtime.loop.create_future()
+        self.runner = asyncio.current_task()
+        binding.submit(self)
+        try:
+            return (yield from future.__await__())
+        except asyncio.CancelledError:
+            if not self.request.outcome:
+                binding.abandon(self)
+            raise
+        finally:
+            self.runner = None
+            self.future = None
+
+    # What the runtime tells a call
+
+    def go(self) -> None:
+        """Its turn has come: the body may run in the awaiting task."""
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
+
+    def answer(self, result: Any) -> None:
+        """An executor has the answer, or an exception."""
+        future = self.future
+        if future is None or future.done():
+            return
+        if isinstance(result, BaseException):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        """The scheduler has ended this request."""
+        if self.stream is not None:
+            self.error = error
+            self.stream.fail(error)
+        elif self.future is not None:
+            self.error = error
+            if not self.future.done():
+                self.future.set_exception(error)
+        else:
+            self.error = error
+            if self.runner is not None:
+                self.runner.cancel()
+
+
+async def _drive(call: BoundCall) -> Any:
+    binding = call.binding
+    if call.used:
+        raise RuntimeError(f"{call!r} was awaited before it was started")
+    call.used = True
+    if binding.direct:
+        return await _Awaitable(call._run_here)
+    return await _Awaitable(call._wait_for_answer)
+
+
+class _Awaitable:
+    __slots__ = ("make",)
+
+    def __init__(self, make: Callable[[], Generator[Any, Any, Any]]) -> None:
+        self.make = make
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self.make()
+
+
+async def _once(call: BoundCall) -> AsyncIterator[Any]:
+    yield await call
+
+
+def _failed(task: asyncio.Task[Any]) -> BaseException | None:
+    return asyncio.CancelledError() if task.cancelled() else task.exception()

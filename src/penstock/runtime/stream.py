@@ -1,0 +1,144 @@
+"""Reading a stream: pulled straight from the body where it runs on the loop, from a bounded buffer where it does not.
+
+There is no pump task: the reader drives an inline body itself, so a reader that stops reading stops the body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from penstock.context import Frame, frame_var
+from penstock.core.request import RUNNING
+
+if TYPE_CHECKING:
+    from penstock.runtime.call import BoundCall
+
+
+def read(call: BoundCall) -> AsyncIterator[Any]:
+    """The items of a streaming call."""
+    return _pull(call) if call.binding.direct else _receive(call)
+
+
+async def _pull(call: BoundCall) -> AsyncGenerator[Any, None]:
+    binding, request = call.binding, call.request
+    binding.submit(call)
+    if request.state != RUNNING:
+        await _Turn(call)
+    frame = Frame(call.budget, request, binding.runtime)
+    scheduler, clock = binding.scheduler, binding.runtime.clock
+    failure: BaseException | None = None
+    body: AsyncGenerator[Any, None] | None = None
+    runner = asyncio.current_task()
+    try:
+        body = binding.target(*call.args, **call.kwargs)
+        step = body.__anext__
+        while True:
+            token = frame_var.set(frame)
+            call.runner = runner
+            try:
+                item = await step()
+            finally:
+                call.runner = None
+                frame_var.reset(token)
+            call.items += 1
+            if request.first is None:
+                scheduler.progress(request, clock())
+            request.progress = math.inf  # from here on the reader is what the stream waits for
+            if call.error is not None:
+                break
+            yield item
+            request.progress = clock()
+            runner = asyncio.current_task()
+    except StopAsyncIteration:
+        pass
+    except BaseException as error:
+        failure = error
+        if call.error is not None and isinstance(error, asyncio.CancelledError) and runner is not None:
+            runner.uncancel()
+            failure = None
+    try:
+        if body is not None and (failure is not None or call.error is not None):
+            await body.aclose()
+    finally:
+        call.runner = None
+        binding.stopped(call, failure)
+    if call.error is not None:
+        raise call.error
+    if failure is not None and not isinstance(failure, GeneratorExit):
+        raise failure
+
+
+class _Turn:
+    def __init__(self, call: BoundCall) -> None:
+        self.call = call
+
+    def __await__(self) -> Any:
+        return self.call._turn()
+
+
+class Inbox:
+    """Items that an executor has produced and the reader has not taken; bounded by the executor's window."""
+
+    __slots__ = ("closed", "error", "items", "waiter")
+
+    def __init__(self) -> None:
+        self.items: deque[Any] = deque()
+        self.closed = False
+        self.error: BaseException | None = None
+        self.waiter: asyncio.Future[None] | None = None
+
+    def put(self, items: Sequence[Any]) -> None:
+        self.items.extend(items)
+        self._wake()
+
+    def fail(self, error: BaseException) -> None:
+        """The stream was ended from outside: what is buffered is dropped."""
+        self.items.clear()
+        self.close(error)
+
+    def close(self, error: BaseException | None) -> None:
+        if not self.closed:
+            self.closed = True
+            self.error = error
+            self._wake()
+
+    def _wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+
+async def _receive(call: BoundCall) -> AsyncGenerator[Any, None]:
+    binding, request = call.binding, call.request
+    context = call.context = copy_context()
+    context.run(frame_var.set, Frame(call.budget, request, binding.runtime))
+    inbox = call.stream = Inbox()
+    loop, clock = binding.runtime.loop, binding.runtime.clock
+    call.runner = asyncio.current_task()
+    binding.submit(call)
+    try:
+        while True:
+            while inbox.items:
+                item = inbox.items.popleft()
+                call.items += 1
+                request.progress = math.inf
+                yield item
+                request.progress = clock()
+                call.runner = asyncio.current_task()
+                if request.work is not None:
+                    binding.resume(request.work)
+            if inbox.closed:
+                break
+            inbox.waiter = loop.create_future()
+            await inbox.waiter
+            inbox.waiter = None
+    finally:
+        call.runner = None
+        if not request.outcome:
+            binding.abandon(call)
+    if inbox.error is not None:
+        raise inbox.error
