@@ -1,0 +1,54 @@
+"""penstock: run AI models asynchronously, well.
+
+Write ordinary functions and classes; penstock queues, orders, batches, overlaps, streams, bounds, cancels and records
+them. Policies are also in `penstock.policy`, errors in `penstock.errors`.
+"""
+
+from penstock.context import Budget, budget
+from penstock.policy import (
+    AIMD,
+    Batch,
+    EarliestDeadline,
+    FairShare,
+    Fifo,
+    Fixed,
+    Inline,
+    Latest,
+    Pool,
+    Priority,
+    Process,
+    Queue,
+    Rate,
+    Retry,
+    Thread,
+)
+from penstock.runtime import App, Runtime, join, map, within  # noqa: A004 - the field's own names
+from penstock.service import Call, Service, service
+
+__all__ = [
+    "AIMD",
+    "App",
+    "Batch",
+    "Budget",
+    "Call",
+    "EarliestDeadline",
+    "FairShare",
+    "Fifo",
+    "Fixed",
+    "Inline",
+    "Latest",
+    "Pool",
+    "Priority",
+    "Process",
+    "Queue",
+    "Rate",
+    "Retry",
+    "Runtime",
+    "Service",
+    "Thread",
+    "budget",
+    "join",
+    "map",
+    "service",
+    "within",
+]

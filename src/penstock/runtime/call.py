@@ -70,7 +70,7 @@ class BoundCall:
         self.request = Request(self, id=id, size=size, tenant=budget.tenant)
         self.error: BaseException | None = None  # the end that the scheduler ordered
         self.future: asyncio.Future[Any] | None = None  # answer, or the order to start
-        self.task: asyncio.Task[Any] | None = None
+        self.task: asyncio.Future[Any] | None = None  # set by start()
         self.runner: asyncio.Task[Any] | None = None
         self.stream: Any = None
         self.items = 0
@@ -130,13 +130,26 @@ class BoundCall:
         return read(self)
 
     def start(self) -> BoundCall:
-        """Begin now, in a task of its own."""
-        if self.task is None:
-            if self.binding.streams:
-                raise ConfigError(f"{self.binding.name} streams: its reader drives it; use `async for`")
-            task = asyncio.get_running_loop().create_task(_drive(self))
-            self.task = task
+        """Begin now: a body on the loop in a task of its own, another one wherever it runs."""
+        if self.task is not None:
+            return self
+        if self.binding.streams:
+            raise ConfigError(f"{self.binding.name} streams: its reader drives it; use `async for`")
+        if self.used:
+            raise RuntimeError(f"{self!r} was awaited before it was started")
+        self.used = True
+        if self.binding.direct:
+            self.task = asyncio.get_running_loop().create_task(_drive(self))
+            return self
+        future = self._prepare()
+        self.task = future
+        future.add_done_callback(self._detached)
+        self.binding.submit(self)
         return self
+
+    def _detached(self, future: asyncio.Future[Any]) -> None:
+        if future.cancelled() and not self.request.outcome:
+            self.binding.abandon(self)
 
     def cancel(self) -> None:
         """Stop: whoever awaits gets CancelledError, and the work below stops as early as it can."""
@@ -160,8 +173,8 @@ class BoundCall:
         """`callback(error)` on the loop when the call failed or was cancelled. Starts the call."""
         return self._when_done(lambda task: None if (error := _failed(task)) is None else callback(error))
 
-    def _when_done(self, callback: Callable[[asyncio.Task[Any]], object]) -> BoundCall:
-        def guarded(task: asyncio.Task[Any]) -> None:
+    def _when_done(self, callback: Callable[[asyncio.Future[Any]], object]) -> BoundCall:
+        def guarded(task: asyncio.Future[Any]) -> None:
             try:
                 callback(task)
             except Exception:
@@ -239,12 +252,17 @@ class BoundCall:
 
     # Elsewhere: an executor runs the body
 
-    def _wait_for_answer(self) -> Generator[Any, Any, Any]:
+    def _prepare(self) -> asyncio.Future[Any]:
         binding = self.binding
         if not binding.batched:
             context = self.context = copy_context()
             context.run(frame_var.set, Frame(self.budget, self.request, binding.runtime))
         future = self.future = binding.runtime.loop.create_future()
+        return future
+
+    def _wait_for_answer(self) -> Generator[Any, Any, Any]:
+        binding = self.binding
+        future = self._prepare()
         self.runner = asyncio.current_task()
         binding.submit(self)
         try:
@@ -290,13 +308,7 @@ class BoundCall:
 
 
 async def _drive(call: BoundCall) -> Any:
-    binding = call.binding
-    if call.used:
-        raise RuntimeError(f"{call!r} was awaited before it was started")
-    call.used = True
-    if binding.direct:
-        return await _Awaitable(call._run_here)
-    return await _Awaitable(call._wait_for_answer)
+    return await _Awaitable(call._run_here)
 
 
 class _Awaitable:
@@ -313,5 +325,5 @@ async def _once(call: BoundCall) -> AsyncIterator[Any]:
     yield await call
 
 
-def _failed(task: asyncio.Task[Any]) -> BaseException | None:
+def _failed(task: asyncio.Future[Any]) -> BaseException | None:
     return asyncio.CancelledError() if task.cancelled() else task.exception()

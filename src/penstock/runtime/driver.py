@@ -1,0 +1,300 @@
+"""The runtime: carries out the scheduler's commands on one event loop, and tells it what happened.
+
+Everything runs on the loop's thread. The clock is `time.monotonic`, never the loop's own (uvloop's is a cached
+millisecond), so a timer that fires early is simply armed again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import itertools
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+from penstock.context import Budget, Frame, frame_var, tighten
+from penstock.core.commands import Command, End, Revoke, Stage, Start, Stop
+from penstock.core.scheduler import Scheduler
+from penstock.core.snapshot import StationSnapshot, snapshot
+from penstock.errors import ConfigError, ShuttingDown
+from penstock.executors.base import Executor
+from penstock.runtime.app import App
+from penstock.runtime.binding import Binding, station_options
+from penstock.runtime.call import BoundCall
+from penstock.runtime.log import Log
+from penstock.runtime.sizes import Profile, Sizes, sizes
+from penstock.runtime.watch import Watch
+from penstock.service import Service, register, unregister
+
+_TICK = 0.001  # seconds; timers are not armed closer than this
+
+
+class Runtime:
+    """Runs services: `async with Runtime(app):` on the current loop, `with Runtime(app):` on a thread of its own.
+
+    Entering loads every replica; leaving drains: what is in flight has `grace` seconds to finish, then it is ended
+    with ShuttingDown. `profile` pins sizes for a small ("edge") or a large ("cloud") machine. Services that are not
+    listed load at their first call.
+    """
+
+    def __init__(
+        self,
+        *services: App | Service[..., Any],
+        profile: Profile | None = None,
+        grace: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+        place: Callable[..., Executor] | None = None,
+        random: Random | None = None,
+        watch: bool = True,
+    ) -> None:
+        self.services: dict[str, Service[..., Any]] = {}
+        for each in services:
+            listed = each.services.values() if isinstance(each, App) else (each,)
+            for service in listed:
+                if self.services.setdefault(service.name, service) is not service:
+                    raise ConfigError(f"two services are named {service.name!r}")
+            if isinstance(each, App) and profile is None:
+                profile = each.profile
+        self.sizes: Sizes = sizes(profile)
+        self.clock = clock
+        self.grace = grace
+        self.place = place  # where bodies run instead of where they say: for simulation
+        self.scheduler = Scheduler(random or Random())  # noqa: S311 - jitter, not secrets
+        self.bindings: dict[Service[..., Any], Binding] = {}
+        self.armed = float("inf")
+        self.restarts = 0
+        self.started = False
+        self.closing = False
+        self.watch = Watch(self) if watch else None
+        self.loop: asyncio.AbstractEventLoop
+        self.log: Log
+        self._timer: asyncio.TimerHandle | None = None
+        self._prefix = os.urandom(5).hex()
+        self._ids = itertools.count(1)
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._posted = False
+        self._thread: threading.Thread | None = None
+
+    # Starting and stopping
+
+    async def start(self) -> None:
+        """Load every listed service; raises what a constructor raised. Then this is the loop's runtime."""
+        if self.started:
+            raise ConfigError("this Runtime has been started before; make a new one")
+        self.loop = asyncio.get_running_loop()
+        self.log = Log(self.loop)
+        register(self)
+        self.started = True
+        try:
+            await asyncio.gather(*(self.bind(service).start() for service in self.services.values()))
+        except BaseException:
+            await self.stop(0.0)
+            raise
+        if self.watch is not None:
+            self.watch.start()
+
+    async def stop(self, within: float | None = None) -> None:
+        """Drain and stop: take nothing new, let what is in flight end for `within` seconds, then end it."""
+        if self.closing:
+            return
+        self.closing = True
+        try:
+            await self.drain(self.grace if within is None else within)
+        finally:
+            executors = [b.executor for b in self.bindings.values() if b.executor is not None]
+            await asyncio.gather(*(executor.stop(0.5) for executor in executors), return_exceptions=True)
+            if self._timer is not None:
+                self._timer.cancel()
+            if self.watch is not None:
+                self.watch.stop()
+            self.log.flush()
+            unregister(self)
+
+    async def drain(self, within: float) -> None:
+        """Refuse new calls; wait until all others have ended, or end them after `within` seconds."""
+        self.apply(self.scheduler.drain(self.clock()))
+        self.arm()
+        deadline = self.clock() + within
+        while self.busy() and self.clock() < deadline:
+            await asyncio.sleep(min(0.02, max(0.001, within)))
+        if self.busy():
+            self.apply(self.scheduler.abort(self.clock()))
+            await asyncio.sleep(0)
+
+    def busy(self) -> bool:
+        """Whether any accepted call has not ended, or any work has not stopped."""
+        return any(s.waiting or s.running or s.staged for s in self.scheduler.stations.values())
+
+    def busy_hint(self) -> bool:
+        """The same from another thread, where it may be a moment old."""
+        try:
+            return self.busy()
+        except RuntimeError:  # a dict changed while it was read
+            return True
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.stop(0.0 if kind is not None and issubclass(kind, asyncio.CancelledError | KeyboardInterrupt) else None)
+
+    def __enter__(self) -> Self:
+        from penstock.threads import run_in_thread
+
+        self._thread = run_in_thread(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        within = 0.0 if kind is not None and issubclass(kind, KeyboardInterrupt) else None
+        asyncio.run_coroutine_threadsafe(self.stop(within), self.loop).result()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        assert self._thread is not None
+        self._thread.join(5.0)
+
+    # Calls
+
+    def bind(self, service: Service[..., Any]) -> Binding:
+        """This runtime's side of a service; made when it is first seen."""
+        binding = self.bindings.get(service)
+        if binding is None:
+            if service.name in self.scheduler.stations:
+                raise ConfigError(f"another service named {service.name!r} is active; give one of them another name")
+            options, place = station_options(service, self, self.sizes)
+            binding = self.bindings[service] = Binding(self, service, place, self.scheduler.add(options))
+            if self.watch is not None:
+                self.watch.know(service)
+        return binding
+
+    def call(
+        self,
+        service: Service[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        budget: Budget | None = None,
+        *,
+        size: int = 0,
+        id: str = "",  # noqa: A002 - the request's id
+    ) -> BoundCall:
+        """A call of this service, lazy. With `budget` it is a root call of its own, as HTTP makes them."""
+        binding = self.bindings.get(service)
+        if binding is None or not binding.loaded or (binding.executor is None and not binding.direct):
+            binding = self.bind(service)
+            binding.start_soon()
+        frame: Frame | None = None
+        within = service.options.within
+        if budget is None:
+            frame = frame_var.get()
+            budget = tighten(frame, within, self.clock() if within is not None or frame is not None else 0.0)
+        elif within is not None:
+            budget = tighten(Frame(budget), within, self.clock())
+        return BoundCall(binding, args, kwargs, budget, frame, id, size)
+
+    def submit(self, service: Service[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> concurrent.futures.Future[Any]:
+        """A call from a plain thread."""
+        try:
+            on_loop = asyncio.get_running_loop() is self.loop
+        except RuntimeError:
+            on_loop = False
+        if on_loop:
+            raise ConfigError(f"{service.name}.submit() is for plain threads; on the event loop use `await {service.name}(...)`")
+        return self.hand_over(self.call(service, args, kwargs))
+
+    def hand_over(self, call: BoundCall) -> concurrent.futures.Future[Any]:
+        """Let this call run on the runtime's loop; the future belongs to the caller's thread."""
+        from penstock.threads import begin
+
+        call.used = False
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        if self.closing:
+            raise ShuttingDown("the runtime is shutting down and takes no new calls")
+        self.post(lambda: begin(call, future))
+        return future
+
+    def post(self, action: Callable[[], None]) -> None:
+        """Run `action` on the loop soon; many posts wake the loop once."""
+        self._inbox.append(action)
+        if not self._posted:
+            self._posted = True
+            self.loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        self._posted = False
+        for _ in range(len(self._inbox)):
+            self._inbox.popleft()()
+
+    def next_id(self) -> str:
+        """A request id that is unique among all runtimes."""
+        return f"{self._prefix}-{next(self._ids):x}"
+
+    # Commands and time
+
+    def apply(self, commands: Sequence[Command]) -> None:
+        """Carry out what the scheduler orders."""
+        for command in commands:
+            kind = type(command)
+            if kind is Start:
+                work = command.work  # type: ignore[union-attr]
+                binding: Binding = work.station.owner
+                if binding.direct:
+                    work.requests[0].item.go()
+                else:
+                    binding.executor.run(work)  # type: ignore[union-attr]
+            elif kind is End:
+                _, error = command
+                call: BoundCall = command.request.item  # type: ignore[union-attr]
+                call.binding.record(call, error)  # type: ignore[arg-type]
+                call.fail(error)  # type: ignore[arg-type]
+            else:
+                self._apply_rarer(command)
+
+    def _apply_rarer(self, command: Command) -> None:
+        assert isinstance(command, Stage | Revoke | Stop)
+        work = command.work
+        executor: Executor | None = work.station.owner.executor
+        if executor is None:
+            return  # a body on the loop: its call is cancelled instead
+        if isinstance(command, Stage):
+            executor.stage(work)
+        elif isinstance(command, Stop):
+            executor.cancel(work)
+        elif work.staged and executor.revoke(work):
+            self.apply(self.scheduler.revoked(work, self.clock()))
+
+    def arm(self) -> None:
+        """Wake when the scheduler wants to."""
+        at = self.scheduler.wake_at
+        if at >= self.armed:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self.armed = at
+        self._timer = self.loop.call_later(max(at - self.clock(), _TICK), self._tick)
+
+    def _tick(self) -> None:
+        self.armed = float("inf")
+        self._timer = None
+        now = self.clock()
+        if now >= self.scheduler.wake_at:
+            self.apply(self.scheduler.tick(now))
+        if not self.closing or self.busy():
+            self.arm()
+
+    # Observing
+
+    def snapshot(self) -> dict[str, StationSnapshot]:
+        """Every service's queue, replicas and limits, now."""
+        return {name: snapshot(station) for name, station in self.scheduler.stations.items()}
+
+    def ready(self, name: str) -> bool:
+        """Whether this service takes calls: at least one replica is up and the runtime is not draining."""
+        station = self.scheduler.stations.get(name)
+        if station is None or self.closing or station.draining:
+            return False
+        return station.direct or any(replica.up for replica in station.replicas)

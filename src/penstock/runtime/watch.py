@@ -1,0 +1,122 @@
+"""The watchdog of the event loop: a thread that notices when the loop stands still, and says where.
+
+Every call suffers while one body blocks the loop, so a block of more than 50 ms is reported once for each place, with
+the service, the file and line, and what to do; all are counted. It also passes on the advice of thread executors
+whose threads the GIL serialises.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from penstock.runtime.driver import Runtime
+    from penstock.service import Service
+
+BLOCKED = 0.05  # seconds
+_BEAT = 0.025
+_IDLE_BEAT = 0.5
+
+logger = logging.getLogger("penstock")
+
+
+class Watch:
+    """Watches one runtime's loop. `blocks` counts how often it stood still, `blocked_seconds` for how long."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.blocks = 0
+        self.blocked_seconds = 0.0
+        self.places: set[tuple[str, int]] = set()
+        self._codes: dict[CodeType, str] = {}
+        self._stop = threading.Event()
+        self._beat = threading.Event()
+        self._loop_thread = 0
+        self._thread: threading.Thread | None = None
+
+    def know(self, service: Service[..., Any]) -> None:
+        """Recognise this service's body on the loop's stack."""
+        target = service.body.target
+        call = target.__call__ if service.body.is_class else target
+        code = getattr(call, "__code__", None)
+        if code is not None:
+            self._codes[code] = service.name
+
+    def start(self) -> None:
+        self._loop_thread = threading.get_ident()
+        self._thread = threading.Thread(target=self._run, name="penstock-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _run(self) -> None:
+        loop = self.runtime.loop
+        while not self._stop.wait(_BEAT if self.runtime.busy_hint() else _IDLE_BEAT):
+            self._beat.clear()
+            sent = time.monotonic()
+            try:
+                loop.call_soon_threadsafe(self._beat.set)
+            except RuntimeError:
+                return  # the loop is closed
+            if self._beat.wait(BLOCKED):
+                self._advise()
+                continue
+            frame = sys._current_frames().get(self._loop_thread)
+            place = self._place(frame)
+            del frame
+            while not self._beat.wait(1.0) and not self._stop.is_set():
+                pass
+            self._report(place, time.monotonic() - sent)
+
+    def _place(self, frame: FrameType | None) -> tuple[str, str, int]:
+        """The innermost frame of user code, and the service whose body is on the stack."""
+        service, where = "", ("", 0)
+        while frame is not None:
+            name = frame.f_code.co_filename
+            if frame.f_code in self._codes:
+                service = self._codes[frame.f_code]
+                if not where[0]:
+                    where = (name, frame.f_lineno)
+                break
+            if not where[0] and not _machinery(name):
+                where = (name, frame.f_lineno)
+            frame = frame.f_back
+        return service, *where
+
+    def _report(self, place: tuple[str, str, int], seconds: float) -> None:
+        self.blocks += 1
+        self.blocked_seconds += seconds
+        service, file, line = place
+        if (file, line) in self.places or len(self.places) > 1000:
+            return
+        self.places.add((file, line))
+        logger.warning(
+            "the event loop stood still for %.0f ms%s%s; every call waits meanwhile: use `def` instead of `async def` "
+            "(it runs in a thread), on=penstock.Process() for Python code that computes, or await what blocks",
+            seconds * 1e3,
+            f" in service {service!r}" if service else "",
+            f" at {file}:{line}" if file else "",
+        )
+
+    def _advise(self) -> None:
+        for binding in list(self.runtime.bindings.values()):
+            bound = getattr(binding.executor, "gil_bound", None)
+            if bound is not None and ("gil", id(binding)) not in self.places and bound():
+                self.places.add(("gil", id(binding)))
+                logger.warning(
+                    "the threads of service %r wait for each other: its Python code holds the GIL, so %d threads do the "
+                    "work of one; use on=penstock.Process(replicas=%d)",
+                    binding.name,
+                    len(binding.station.replicas),
+                    len(binding.station.replicas),
+                )
+
+
+def _machinery(filename: str) -> bool:
+    return "/asyncio/" in filename or "/penstock/" in filename or filename.startswith("<") or "/threading.py" in filename
