@@ -42,6 +42,7 @@ class Binding:
         self.latest = next((policy for policy in options.admit if isinstance(policy, Latest)), None)
         self.batch = options.batch
         self.size = options.size
+        self.names = tuple(service.signature.parameters)
         station.owner = self
 
     # Starting and stopping
@@ -116,14 +117,14 @@ class Binding:
 
     def _price(self, call: BoundCall, request: Request) -> None:
         assert self.batch is not None
-        if call.kwargs:
-            bound = self.service.signature.bind(*call.args, **call.kwargs)
-            bound.apply_defaults()
-            call.args, call.kwargs = bound.args, {}
-        elif len(call.args) != len(self.service.signature.parameters):
-            bound = self.service.signature.bind(*call.args)
-            bound.apply_defaults()
-            call.args = bound.args
+        if len(call.args) != len(self.names) or call.kwargs:
+            if not call.args and len(call.kwargs) == len(self.names):
+                call.args = tuple([call.kwargs[name] for name in self.names])
+            else:
+                bound = self.service.signature.bind(*call.args, **call.kwargs)
+                bound.apply_defaults()
+                call.args = tuple(bound.arguments.values())
+            call.kwargs = {}
         request.value = call.args[0] if len(call.args) == 1 else call.args
         if self.batch.cost is not None:
             request.cost = self.batch.alone(request.value)
@@ -219,30 +220,22 @@ class Binding:
     # The record
 
     def timing(self, request: Request) -> Timing:
-        """The parts of a request's time; they sum to the whole, whatever has happened so far."""
-        end = request.ended or self.runtime.clock()
-        if not request.submitted:
-            return Timing()
-        if not request.started:
-            return Timing(queued=end - request.submitted)
-        ran_to = end if request.first is None else request.first
-        return Timing(
-            request.released - request.submitted,
-            request.started - request.released,
-            ran_to - request.started,
-            end - ran_to,
-        )
+        """The parts of a request's time so far."""
+        return Timing(*self.parts(request)) if request.submitted else Timing()
+
+    def parts(self, r: Request) -> tuple[float, float, float, float]:
+        """Seconds queued, batched, run and streamed; they sum to the whole, whatever has happened so far."""
+        end = r.ended or self.runtime.clock()
+        started, first = r.started, r.first
+        if not started:
+            return end - r.submitted, 0.0, 0.0, 0.0
+        ran_to = end if first is None else first
+        return r.released - r.submitted, started - r.released, ran_to - started, end - ran_to
 
     def record(self, call: BoundCall, error: BaseException | None) -> None:
         """Write the call's one line to the log."""
         r = call.request
         work = r.work
-        end, started, first = r.ended, r.started, r.first
-        if started:
-            ran_to = end if first is None else first
-            parts = (r.released - r.submitted, started - r.released, ran_to - started, end - ran_to)
-        else:
-            parts = (end - r.submitted, 0.0, 0.0, 0.0)
         self.runtime.log.append(
             (
                 r.id,
@@ -251,7 +244,7 @@ class Binding:
                 r.outcome,
                 "" if error is None else type(error).__name__,
                 r.submitted,
-                *parts,
+                *self.parts(r),
                 0 if work is None else len(work.requests),
                 "" if work is None else work.reason,
                 -1 if work is None else work.replica,

@@ -1,0 +1,147 @@
+"""One service over HTTP: from a request to a call, and from its answer to bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import typing
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+from penstock.codec import MSGPACK as MSGPACK_TYPE
+from penstock.codec import OCTETS, Schema, encode_json, encode_msgpack, media_type
+from penstock.errors import InvalidRequest, MethodNotAllowed, PenstockError, UnsupportedMedia
+from penstock.http.headers import JSON, MSGPACK, NDJSON, SSE, accepted, budget_of, request_id, trace_line
+from penstock.http.message import Answer, Request, Response
+from penstock.http.problems import problem_response
+from penstock.http.stream import EventStream
+
+if TYPE_CHECKING:
+    from penstock.http.handler import Handler
+    from penstock.runtime.call import BoundCall
+    from penstock.service import Service
+
+JSON_HEAD = b"content-type: application/json\r\n"
+MSGPACK_HEAD = b"content-type: application/msgpack\r\n"
+BYTES_HEAD = b"content-type: application/octet-stream\r\n"
+UNARY = (JSON, MSGPACK, SSE, NDJSON)
+STREAMING = (SSE, NDJSON)
+
+logger = logging.getLogger("penstock")
+
+
+class Exchange:
+    """A call that came over HTTP."""
+
+    __slots__ = ("call", "debug", "endpoint", "trace")
+
+    def __init__(self, endpoint: Endpoint, call: BoundCall, trace: bytes) -> None:
+        self.endpoint = endpoint
+        self.call = call
+        self.trace = trace
+        self.debug = endpoint.handler.app.debug
+
+    def head(self) -> bytes:
+        """Identity and accounting, as response headers."""
+        request = self.call.request
+        queued, batched, ran, streamed = self.call.binding.parts(request)
+        return b"x-request-id: %b\r\nserver-timing: queue;dur=%.3f, batch;dur=%.3f, run;dur=%.3f, stream;dur=%.3f\r\n%b" % (
+            self.call.id.encode("ascii"),
+            queued * 1e3,
+            batched * 1e3,
+            ran * 1e3,
+            streamed * 1e3,
+            self.trace,
+        )
+
+    def report(self, error: BaseException) -> None:
+        """The traceback of user code goes to the log; the caller gets the id under which it is there."""
+        if not isinstance(error, PenstockError):
+            logger.error("service %s failed in call %s", self.endpoint.service.name, self.call.id, exc_info=error)
+
+
+class Endpoint:
+    """`POST /{name}`, and `GET` if the service is safe."""
+
+    def __init__(self, handler: Handler, service: Service[..., Any]) -> None:
+        self.handler = handler
+        self.service = service
+        self.schema = Schema(service.signature, service.name)
+        returns = service.signature.return_annotation
+        self.raw_answer = returns in (bytes, bytearray, memoryview)
+        self.methods = "GET, HEAD, POST, OPTIONS" if service.safe else "POST, OPTIONS"
+        self.offers = STREAMING if service.streams else UNARY
+        self.types = [returns if returns is not typing.Any else None]
+
+    def __call__(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
+        runtime, headers = self.handler.runtime, request.headers
+        identity = request_id(headers) if b"x-request-id" in headers else ""
+        try:
+            kwargs = self._arguments(request)
+            kind = accepted(headers, self.offers) if b"accept" in headers else self.offers[0]
+            budget = budget_of(headers, runtime.clock())
+        except PenstockError as error:
+            return self._refuse(error, identity)
+        call = runtime.call(self.service, (), kwargs, budget, size=len(request.body), id=identity)
+        exchange = Exchange(self, call, trace_line(headers) if b"traceparent" in headers else b"")
+        if kind is SSE or kind is NDJSON:
+            return EventStream(exchange, kind is SSE)
+        return self._unary(exchange, kind)
+
+    def _arguments(self, request: Request) -> dict[str, Any]:
+        if request.method == "POST":
+            given = request.headers.get(b"content-type")
+            if given is None or given == b"application/json" or not request.body:
+                return self.schema.decode_json(request.body)
+            kind = media_type(given.decode("latin-1"))
+            if kind == MSGPACK_TYPE:
+                return self.schema.decode_msgpack(request.body)
+            if self.schema.raw and kind in (OCTETS, ""):
+                return self.schema.bind_raw(request.body, OCTETS, _query(request.query))
+            if kind == JSON or kind.endswith("+json"):
+                return self.schema.decode_json(request.body)
+            if self.schema.raw:
+                return self.schema.bind_raw(request.body, kind, _query(request.query))
+            raise UnsupportedMedia(f"{self.service.name} reads application/json and application/msgpack, not {kind}")
+        if request.method in ("GET", "HEAD") and self.service.safe:
+            return self.schema.decode_query(_query(request.query))
+        allow = f"{self.service.name} answers {self.methods}"
+        raise MethodNotAllowed(allow + ("" if self.service.safe else "; declare it safe=True to allow GET"))
+
+    def _refuse(self, error: PenstockError, identity: str) -> Response:
+        identity = identity or self.handler.runtime.next_id()
+        head = b"x-request-id: %b\r\n" % identity.encode("ascii")
+        if isinstance(error, MethodNotAllowed):
+            head += b"allow: %b\r\n" % self.methods.encode()
+        self.handler.note(identity, self.service.name, error)
+        return problem_response(error, identity, head=head)
+
+    async def _unary(self, exchange: Exchange, kind: str) -> Response:
+        try:
+            answer = await exchange.call
+            if self.raw_answer and isinstance(answer, bytes | bytearray | memoryview) and kind is not MSGPACK:
+                body, head = bytes(answer), BYTES_HEAD
+            elif kind is MSGPACK:
+                body, head = encode_msgpack(answer), MSGPACK_HEAD
+            else:
+                body, head = encode_json(answer), JSON_HEAD
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            error = PenstockError(f"{self.service.name} cancelled its own call")
+            return problem_response(error, exchange.call.id, head=exchange.head())
+        except Exception as error:
+            exchange.report(error)
+            return problem_response(error, exchange.call.id, head=exchange.head(), debug=exchange.debug)
+        return Response(200, exchange.head() + head, body)
+
+
+def _query(query: bytes) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=1000, errors="strict")
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"the query string cannot be read: {error}") from None
+
+

@@ -1,0 +1,131 @@
+"""Streams over HTTP: server-sent events and NDJSON, written by the task that pulls the body.
+
+The head goes out with the first item, so that a stream which fails before it is an ordinary problem response. One
+write an item, no queue between, and back-pressure by awaiting the transport only when it is full. Idle streams get
+comment lines from one shared sweep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from penstock.codec import encode_json
+from penstock.http.message import Out
+from penstock.http.problems import problem, problem_response
+
+if TYPE_CHECKING:
+    from penstock.http.endpoint import Exchange
+
+SSE_HEAD = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+NDJSON_HEAD = b"content-type: application/x-ndjson\r\ncache-control: no-cache\r\n"
+RETRY = b"retry: 3000\n\n"
+PING = b":\n\n"
+# A `data` line without a colon is an empty data field, so EventSource dispatches the event.
+END = b"event: end\ndata\n\n"
+HEARTBEAT = 15.0  # seconds
+
+
+class Heartbeats:
+    """Writes a comment to event streams that have been silent for a heartbeat; one timer for all of them."""
+
+    def __init__(self, interval: float = HEARTBEAT) -> None:
+        self.interval = interval
+        self.streams: dict[EventStream, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, stream: EventStream) -> None:
+        self.streams[stream] = None
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self.interval / 2, self._turn)
+
+    def _turn(self) -> None:
+        self._timer = None
+        for stream in list(self.streams):
+            stream.beat()
+        if self.streams:
+            self._timer = asyncio.get_running_loop().call_later(self.interval / 2, self._turn)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class EventStream:
+    """One streamed answer (`Streamed`): events if `events`, else lines of JSON."""
+
+    __slots__ = ("events", "exchange", "out", "quiet", "started")
+
+    def __init__(self, exchange: Exchange, events: bool) -> None:
+        self.exchange = exchange
+        self.events = events
+        self.out: Out | None = None
+        self.started = False
+        self.quiet = 0
+
+    async def run(self, out: Out) -> None:
+        self.out = out
+        exchange, count = self.exchange, 0
+        heartbeats = exchange.endpoint.handler.heartbeats
+        if self.events:
+            heartbeats.add(self)
+        try:
+            async with aclosing(exchange.call.__aiter__()) as items:  # type: ignore[type-var]
+                async for item in items:
+                    data = self._event(count, item)
+                    count += 1
+                    waiting = out.write(data) if self.started else self._start(data)
+                    self.quiet = 0
+                    if waiting is not None:
+                        await waiting
+        except (asyncio.CancelledError, ConnectionResetError):
+            raise
+        except Exception as error:
+            self._fail(out, error)
+            return
+        finally:
+            heartbeats.streams.pop(self, None)
+        if not self.started:
+            self._start(b"")
+        out.end(END if self.events else b"")
+
+    def _event(self, count: int, item: Any) -> bytes:
+        if self.events:
+            return b"id: %d\ndata: %b\n\n" % (count, encode_json(item))
+        return encode_json(item) + b"\n"
+
+    def _start(self, data: bytes) -> Any:
+        assert self.out is not None
+        self.started = True
+        head = self.exchange.head() + (SSE_HEAD if self.events else NDJSON_HEAD)
+        return self.out.start(200, head, (RETRY if self.events else b"") + data)
+
+    def _fail(self, out: Out, error: Exception) -> None:
+        exchange = self.exchange
+        exchange.report(error)
+        if not self.started:
+            answer = problem_response(error, exchange.call.id, head=exchange.head(), debug=exchange.debug)
+            length = b"content-length: %d\r\n" % len(answer.body)
+            out.start(answer.status, answer.head + length, answer.body, sized=True)
+            out.end()
+            return
+        body = msgspec.json.encode(problem(error, exchange.call.id, debug=exchange.debug))
+        out.end(b"event: error\ndata: %b\n\n" % body if self.events else b'{"error":%b}\n' % body)
+
+    def beat(self) -> None:
+        """Half an interval has passed; two silent ones make a heartbeat."""
+        self.quiet += 1
+        if self.quiet < 2 or self.out is None:
+            return
+        self.quiet = 0
+        try:
+            if self.started:
+                self.out.write(PING)
+            else:
+                self._start(PING)
+        except ConnectionResetError:
+            pass
