@@ -1,0 +1,94 @@
+"""Other ASGI applications inside an app, on the native server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, MutableMapping
+from typing import Any
+
+from penstock.http.handler import Handler
+from penstock.http.message import Answer, Out, Request
+from penstock.http.message import Handler as AnyHandler
+from penstock.runtime import App
+from penstock.runtime.app import ASGIApp
+
+_SKIPPED = {b"content-length", b"transfer-encoding", b"connection", b"date"}
+
+
+def match(app: App, path: str) -> tuple[str, ASGIApp] | None:
+    """The mount with the longest prefix of this path."""
+    best = ""
+    for prefix in app.mounts:
+        clean = prefix.rstrip("/")
+        if (path == clean or path.startswith(clean + "/")) and len(prefix) > len(best):
+            best = prefix
+    return (best.rstrip("/"), app.mounts[best]) if best else None
+
+
+def mounted(app: App, handler: Handler) -> AnyHandler:
+    """The handler with the mounts before it."""
+
+    def route(request: Request) -> Answer | Coroutine[Any, Any, Answer]:
+        found = match(app, request.path)
+        return handler(request) if found is None else _Bridged(request, *found)
+
+    return route
+
+
+class _Bridged:
+    """One request through an ASGI application, as a streamed answer."""
+
+    def __init__(self, request: Request, prefix: str, app: ASGIApp) -> None:
+        self.request = request
+        self.prefix = prefix
+        self.app = app
+        self.out: Out | None = None
+        self.head: tuple[int, bytes, bool] | None = None
+        self.asked = False
+
+    async def run(self, out: Out) -> None:
+        self.out = out
+        request = self.request
+        scope: MutableMapping[str, Any] = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.0" if request.http10 else "1.1",
+            "method": request.method,
+            "scheme": "http",
+            "path": request.path,
+            "raw_path": request.raw_path,
+            "root_path": self.prefix,
+            "query_string": request.query,
+            "headers": list(request.headers.items()),
+            "client": request.client,
+            "server": None,
+        }
+        await self.app(scope, self._receive, self._send)
+
+    async def _receive(self) -> MutableMapping[str, Any]:
+        if self.asked:
+            await asyncio.Future()  # a client that goes away cancels this task
+        self.asked = True
+        return {"type": "http.request", "body": self.request.body, "more_body": False}
+
+    async def _send(self, message: MutableMapping[str, Any]) -> None:
+        assert self.out is not None
+        if message["type"] == "http.response.start":
+            lines = [(name.lower(), value) for name, value in message.get("headers", ())]
+            length = b"".join(b"content-length: %b\r\n" % value for name, value in lines if name == b"content-length")
+            head = b"".join(b"%b: %b\r\n" % pair for pair in lines if pair[0] not in _SKIPPED)
+            self.head = (message["status"], head + length, bool(length))
+            return
+        data = message.get("body", b"")
+        waiting = None
+        if self.head is not None:
+            status, head, sized = self.head
+            self.head = None
+            waiting = self.out.start(status, head, data, sized=sized)
+            data = b""
+        elif data:
+            waiting = self.out.write(data)
+        if waiting is not None:
+            await waiting
+        if not message.get("more_body"):
+            self.out.end()

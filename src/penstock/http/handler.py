@@ -1,0 +1,159 @@
+"""The one HTTP handler of an app: routes, operations and cross-origin rules. Knows nothing of sockets."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+
+from penstock.errors import NotFound, PenstockError
+from penstock.http.access import access_log
+from penstock.http.endpoint import Endpoint
+from penstock.http.message import Answer, Request, Response
+from penstock.http.metrics import Metrics
+from penstock.http.openapi import describe
+from penstock.http.problems import Fault, problem_response
+from penstock.http.stream import Heartbeats
+from penstock.runtime import App, Runtime
+
+_JSON = b"content-type: application/json\r\n"
+_TEXT = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
+_HTML = b"content-type: text/html; charset=utf-8\r\n"
+_ALLOW_HEADERS = (
+    b"content-type, accept, traceparent, x-request-id, x-penstock-within, x-penstock-priority, x-penstock-tenant"
+)
+_EXPOSE = b"access-control-expose-headers: x-request-id, server-timing, retry-after, traceparent\r\n"
+
+
+class Handler:
+    """Turns requests into answers for the services of one app, in one started runtime."""
+
+    def __init__(self, app: App, runtime: Runtime) -> None:
+        self.app = app
+        self.runtime = runtime
+        self.heartbeats = Heartbeats()
+        self.metrics = Metrics(runtime)
+        runtime.log.subscribe(self.metrics.read)
+        if app.log:
+            runtime.log.subscribe(access_log())
+        self.endpoints = {f"/{name}": Endpoint(self, service) for name, service in app.services.items()}
+        self._openapi: bytes | None = None
+        self.operations = {
+            "/": self._index,
+            "/healthz": self._health,
+            "/readyz": self._ready,
+            "/metrics": self._metrics,
+            "/openapi.json": self._describe,
+        }
+
+    def __call__(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
+        endpoint = self.endpoints.get(request.path)
+        if endpoint is not None and not self.app.cors:
+            if request.method == "OPTIONS":
+                return Response(204, b"allow: %b\r\n" % endpoint.methods.encode())
+            return endpoint(request)
+        origin = self._origin(request)
+        if request.method == "OPTIONS":
+            return self._preflight(request, origin)
+        answer = self._operate(request) if endpoint is None else endpoint(request)
+        return self._with_origin(answer, origin) if origin else answer
+
+    def stop(self) -> None:
+        """No more heartbeats."""
+        self.heartbeats.stop()
+
+    def note(self, identity: str, service: str, error: PenstockError) -> None:
+        """A request that never became a call still has its line in the log."""
+        self.runtime.log.append(
+            (identity, service, "", "invalid", type(error).__name__, self.runtime.clock(), 0.0, 0.0, 0.0, 0.0, 0, "", -1, 0, True)
+        )
+
+    # Operations
+
+    def _operate(self, request: Request) -> Response:
+        operation = self.operations.get(request.path)
+        if operation is None:
+            if request.path.startswith("/readyz/"):
+                return self._ready_one(request.path[8:])
+            known = ", ".join(sorted(self.endpoints)) or "none"
+            return problem_response(NotFound(f"nothing is at {request.path[:200]}; the services are {known}"))
+        if request.method not in ("GET", "HEAD"):
+            return problem_response(Fault(405, f"{request.path} answers GET", head=b"allow: GET, HEAD\r\n"))
+        return operation(request)
+
+    def _health(self, request: Request) -> Response:
+        """That this is answered shows that the loop turns; red only if the scheduler has stopped being driven."""
+        overdue = self.runtime.clock() - self.runtime.scheduler.wake_at
+        if overdue > 5.0:
+            return Response(503, _JSON, msgspec.json.encode({"status": "stuck", "overdue_seconds": round(overdue, 1)}))
+        return Response(200, _JSON, b'{"status":"ok"}')
+
+    def _ready(self, request: Request) -> Response:
+        states = {name: self.runtime.ready(name) for name in self.app.services}
+        ready = all(states.values()) and not self.runtime.closing
+        return Response(200 if ready else 503, _JSON, msgspec.json.encode({"ready": ready, "services": states}))
+
+    def _ready_one(self, name: str) -> Response:
+        if name not in self.app.services:
+            return problem_response(NotFound(f"no service is named {name[:200]!r}"))
+        ready = self.runtime.ready(name)
+        return Response(200 if ready else 503, _JSON, msgspec.json.encode({"ready": ready}))
+
+    def _metrics(self, request: Request) -> Response:
+        self.runtime.log.flush()
+        return Response(200, _TEXT, self.metrics.render())
+
+    def _describe(self, request: Request) -> Response:
+        if self._openapi is None:
+            self._openapi = msgspec.json.encode(describe(self.app, self.endpoints))
+        return Response(200, _JSON, self._openapi)
+
+    def _index(self, request: Request) -> Response:
+        services = {
+            name: {"path": f"/{name}", "streams": s.streams, "doc": s.doc.partition("\n")[0]}
+            for name, s in self.app.services.items()
+        }
+        if b"text/html" not in request.headers.get(b"accept", b""):
+            return Response(200, _JSON, msgspec.json.encode({"name": self.app.name, "services": services}))
+        rows = "".join(
+            f"<li><code>POST /{html.escape(name)}</code> {html.escape(str(s['doc']))}</li>" for name, s in services.items()
+        )
+        links = "".join(f'<li><a href="{path}">{path}</a></li>' for path in self.operations if path != "/")
+        page = (
+            f"<!doctype html><meta charset=utf-8><title>{html.escape(self.app.name)}</title>"
+            f"<h1>{html.escape(self.app.name)}</h1><ul>{rows}</ul><ul>{links}</ul>"
+        )
+        return Response(200, _HTML, page.encode())
+
+    # Cross-origin requests
+
+    def _origin(self, request: Request) -> bytes:
+        origin = request.headers.get(b"origin", b"")
+        if origin and self.app.cors and ("*" in self.app.cors or origin.decode("latin-1") in self.app.cors):
+            return b"access-control-allow-origin: %b\r\nvary: origin\r\n%b" % (origin, _EXPOSE)
+        return b""
+
+    def _preflight(self, request: Request, origin: bytes) -> Response:
+        endpoint = self.endpoints.get(request.path)
+        allow = endpoint.methods.encode() if endpoint is not None else b"GET, HEAD, OPTIONS"
+        head = b"allow: %b\r\n" % allow
+        if origin:
+            head += b"%baccess-control-allow-methods: %b\r\naccess-control-allow-headers: %b\r\naccess-control-max-age: 600\r\n" % (
+                origin,
+                allow,
+                _ALLOW_HEADERS,
+            )
+        return Response(204, head)
+
+    def _with_origin(self, answer: Answer | Coroutine[Any, Any, Answer], origin: bytes) -> Any:
+        if isinstance(answer, Response):
+            return Response(answer.status, origin + answer.head, answer.body)
+        if isinstance(answer, Coroutine):
+            return self._later(answer, origin)
+        answer.exchange.trace += origin  # type: ignore[attr-defined]
+        return answer
+
+    async def _later(self, answer: Coroutine[Any, Any, Answer], origin: bytes) -> Any:
+        return self._with_origin(await answer, origin)

@@ -1,0 +1,140 @@
+"""Metrics in the Prometheus text format: a reader of the log, and the schedulers' own counts at the scrape."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+
+import psutil
+
+from penstock.runtime import Runtime
+from penstock.runtime.log import Entry
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Histogram:
+    """Cumulative buckets, as Prometheus counts them."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0.0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float, weight: float = 1.0) -> None:
+        self.counts[bisect_left(self.bounds, value)] += weight
+        self.total += value * weight
+
+    def lines(self, name: str, labels: str) -> Iterable[str]:
+        running = 0.0
+        for bound, count in zip((*self.bounds, "+Inf"), self.counts, strict=True):
+            running += count
+            yield f'{name}_bucket{{{labels},le="{bound}"}} {_number(running)}'
+        yield f"{name}_sum{{{labels}}} {self.total:.9g}"
+        yield f"{name}_count{{{labels}}} {_number(running)}"
+
+
+class Metrics:
+    """Sums over all calls so far. `read` is a reader of the log."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.calls: dict[tuple[str, str], int] = {}
+        self.waits: dict[str, Histogram] = {}
+        self.runs: dict[str, Histogram] = {}
+        self.totals: dict[str, Histogram] = {}
+        self.sizes: dict[str, Histogram] = {}
+        self.released: dict[tuple[str, str], float] = {}
+        self.busy: dict[tuple[str, int], float] = {}
+        self.items: dict[str, int] = {}
+        self.process = psutil.Process()
+        self.began = runtime.clock()
+
+    def read(self, entries: Sequence[Entry]) -> None:
+        for e in entries:
+            name = e.service
+            key = (name, e.outcome)
+            self.calls[key] = self.calls.get(key, 0) + 1
+            if name not in self.waits:
+                self.waits[name], self.runs[name] = Histogram(_SECONDS), Histogram(_SECONDS)
+                self.totals[name], self.sizes[name] = Histogram(_SECONDS), Histogram(_SIZES)
+            waited = e.queued + e.batched
+            self.waits[name].add(waited)
+            self.totals[name].add(waited + e.ran + e.streamed)
+            if e.items:
+                self.items[name] = self.items.get(name, 0) + e.items
+            if not e.batch:
+                continue
+            share = 1.0 / e.batch  # each of a batch's calls has a line; together they are one start
+            self.runs[name].add(e.ran, share)
+            self.sizes[name].add(e.batch, share)
+            self.released[name, e.released] = self.released.get((name, e.released), 0.0) + share
+            if e.replica >= 0:
+                where = (name, e.replica)
+                self.busy[where] = self.busy.get(where, 0.0) + (e.ran + e.streamed) * share
+
+    def render(self) -> bytes:
+        lines: list[str] = []
+        add = lines.append
+
+        def family(name: str, kind: str, text: str) -> str:
+            add(f"# HELP penstock_{name} {text}")
+            add(f"# TYPE penstock_{name} {kind}")
+            return f"penstock_{name}"
+
+        name = family("calls_total", "counter", "Ended calls by outcome.")
+        lines += [f'{name}{{service="{s}",outcome="{o}"}} {n}' for (s, o), n in self.calls.items()]
+        name = family("stream_items_total", "counter", "Items of streams that were read.")
+        lines += [f'{name}{{service="{s}"}} {n}' for s, n in self.items.items()]
+        for label, text, kept in (
+            ("wait_seconds", "Time queued and waiting for a batch.", self.waits),
+            ("run_seconds", "Duration of starts.", self.runs),
+            ("call_seconds", "Whole duration of calls.", self.totals),
+            ("batch_size", "Calls in one start.", self.sizes),
+        ):
+            name = family(label, "histogram", text)
+            for service, histogram in kept.items():
+                lines += histogram.lines(name, f'service="{service}"')
+        name = family("batches_released_total", "counter", "Starts by why they were released.")
+        lines += [f'{name}{{service="{s}",reason="{r}"}} {_number(n)}' for (s, r), n in self.released.items()]
+        name = family("replica_busy_seconds_total", "counter", "Time in which a replica ran calls; its rate is the busy share.")
+        lines += [f'{name}{{service="{s}",replica="{i}"}} {n:.9g}' for (s, i), n in self.busy.items()]
+        self._stations(lines, family)
+        self._process(lines, family)
+        return ("\n".join(lines) + "\n").encode()
+
+    def _stations(self, lines: list[str], family: object) -> None:
+        assert callable(family)
+        now = self.runtime.snapshot().values()
+        for label, text, read in (
+            ("queued_calls", "Calls that wait.", lambda s: s.queued),
+            ("queued_bytes", "Bytes of the inputs that wait.", lambda s: s.queued_bytes),
+            ("in_flight", "Starts that have not stopped.", lambda s: s.in_flight),
+            ("replicas_ready", "Replicas that are up.", lambda s: s.replicas_up),
+            ("limit", "What the limit allows in flight.", lambda s: float("inf") if s.limit is None else s.limit),
+        ):
+            name = family(label, "gauge", text)
+            lines += [f'{name}{{service="{s.name}"}} {_number(read(s))}' for s in now]
+
+    def _process(self, lines: list[str], family: object) -> None:
+        assert callable(family)
+        watch = self.runtime.watch
+        for label, kind, text, value in (
+            ("threads", "gauge", "Threads of this process.", threading.active_count()),
+            ("memory_bytes", "gauge", "Resident memory of this process.", self.process.memory_info().rss),
+            ("cpu_seconds_total", "counter", "Processor time of this process.", sum(self.process.cpu_times()[:2])),
+            ("loop_blocked_total", "counter", "How often the event loop stood still.", watch.blocks if watch else 0),
+            ("replica_restarts_total", "counter", "Replicas that died.", self.runtime.restarts),
+            ("uptime_seconds", "gauge", "Time since the start.", round(self.runtime.clock() - self.began, 3)),
+        ):
+            lines.append(f"{family(label, kind, text)} {value}")
+
+
+def _number(value: float) -> str:
+    if value == float("inf"):
+        return "+Inf"
+    return str(int(value)) if value == int(value) else f"{value:.9g}"
