@@ -1,0 +1,41 @@
+"""The `penstock` command: serve an app, call a service, tell what is installed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from penstock.errors import PenstockError
+
+
+class CommandFailed(Exception):
+    """What the user should read: one line."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse and run; errors are one clear line and exit code 1 (2 for wrong arguments), `--debug` shows tracebacks."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except (CommandFailed, PenstockError, OSError) as error:
+        if options.debug:
+            raise
+        print(f"penstock: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    from penstock.cli import call, info, serve
+
+    parser = argparse.ArgumentParser(prog="penstock", description="Run AI models asynchronously, well.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for module in (serve, call, info):
+        command = commands.add_parser(module.NAME, help=module.HELP, description=module.HELP)
+        command.add_argument("--debug", action="store_true", help="show tracebacks")
+        module.arguments(command)
+        command.set_defaults(run=module.run)
+    return parser

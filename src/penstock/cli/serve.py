@@ -1,0 +1,98 @@
+"""`penstock serve module:app`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+import time
+
+from penstock import App
+from penstock.cli import CommandFailed
+from penstock.cli.load import load_app
+from penstock.http.serve import serve
+from penstock.http.server import Server
+from penstock.runtime.sizes import sizes
+
+NAME = "serve"
+HELP = "serve an app over HTTP"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("app", metavar="module:app", help="where the App (or one service) is")
+    parser.add_argument("--host", default="127.0.0.1", help="address to bind (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8000, help="0 lets the system choose")
+    parser.add_argument("--uds", default="", metavar="PATH", help="listen on a unix socket as well")
+    parser.add_argument("--grace", type=float, default=30.0, help="seconds for what is in flight when it stops")
+    parser.add_argument("--reload", action="store_true", help="start anew when a file changes (for development)")
+
+
+def run(options: argparse.Namespace) -> None:
+    if options.reload:
+        from penstock.cli.reload import supervise
+
+        supervise(sys.argv[1:])
+        return
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    began = time.monotonic()
+    try:
+        app = load_app(options.app)
+    except Exception as error:
+        if options.debug or isinstance(error, CommandFailed):
+            raise
+        raise CommandFailed(f"{options.app} cannot be loaded: {type(error).__name__}: {error}") from error
+
+    def announce(server: Server) -> None:
+        print(report(app, f"http://{_shown(options.host)}:{server.port}", time.monotonic() - began), file=sys.stderr, flush=True)
+
+    main = serve(app, options.host, options.port, unix_path=options.uds, grace=options.grace, announce=announce)
+    try:
+        _run(main)
+    except asyncio.CancelledError:
+        raise SystemExit(130) from None
+    except OSError as error:
+        if options.debug or not isinstance(error.errno, int) or error.filename:
+            raise
+        raise CommandFailed(f"cannot listen on {options.host}:{options.port}: {error.strerror}; choose another --port") from error
+    except Exception as error:
+        if options.debug:
+            raise
+        raise CommandFailed(f"{options.app} cannot start: {type(error).__name__}: {error} (--debug shows where)") from error
+
+
+def _run(main: object) -> None:
+    assert asyncio.iscoroutine(main)
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+        return
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main)
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def report(app: App, url: str, seconds: float) -> str:
+    """What runs, and where to ask it."""
+    defaults = sizes(app.profile)
+    lines = [f"{app.name} is up at {url} (started in {seconds:.1f} s)"]
+    for name, service in app.services.items():
+        o = service.options
+        place = type(o.on).__name__ if o.on is not None else "Inline" if service.is_async else "Thread"
+        replicas = getattr(o.on, "replicas", None)
+        if replicas is None:
+            replicas = 1 if service.body.is_class or service.batched or place == "Inline" else defaults.threads
+        facts = [place.lower() if place == "Inline" else f"{place.lower()} x{replicas}"]
+        if o.batch is not None:
+            facts.append(f"batches of {o.batch.max_size} within {o.batch.max_wait * 1e3:g} ms")
+        facts += [str(limit) for limit in o.limit or ()]
+        facts.append(f"starts within {o.start_timeout or defaults.start_timeout:g} s")
+        if service.streams:
+            facts.append("streams")
+        lines.append(f"  POST {url}/{name}  {', '.join(facts)}")
+    lines.append(f"  GET  {url}/healthz /readyz /metrics /openapi.json")
+    return "\n".join(lines)
