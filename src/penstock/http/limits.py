@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import ConfigError
+from penstock.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one server and one connection may hold. The rates and times of a slow sender are Apache's (mod_reqtimeout).
 
-    A head is refused at `head` to `2 * head` bytes: it is counted per read, and a read is fed in pieces of `head` bytes.
-    Times are kept to within one `period`, by one sweep over all connections.
+    A head is refused at `head` to `2 * head` bytes: it is counted per read, and a read is fed in pieces of that
+    size. Times are kept to within one `period`, by one sweep over all connections.
     """
 
     body: int = 16 << 20

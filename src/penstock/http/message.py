@@ -1,8 +1,8 @@
 """What passes between the handler and the two adapters: a request in, an answer out.
 
-An answer is either a `Response`, whole, or a `Streamed`: something that writes itself to an `Out`. The handler gives one
-at once where it can (then no task is made), or a coroutine that ends in one. Heads are ready-made bytes, because a
-response is rendered once per request and a list of pairs would be built only to be joined.
+An answer is either a `Response`, whole, or a `Streamed`: something that writes itself to an `Out`. The handler gives
+one at once where it can (then no task is made), or a coroutine that ends in one. Heads are ready-made bytes, because
+a response is rendered once per request and a list of pairs would be built only to be joined.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Out(Protocol):
     """Where a streamed answer is written. `write` and `end` give None, or, when the reader is slow, what to await.
 
     Writing to a client that has gone raises ConnectionResetError. `bodiless` says that only the head is wanted (HEAD).
+    `sized` says that `head` has the content-length.
     """
 
     bodiless: bool

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from ..errors import InvalidRequest, PenstockError
-from .message import Response
-from .wire import STATUS_LINES
+from penstock.errors import InvalidRequest, PenstockError
+from penstock.http.message import Response
+from penstock.http.wire import STATUS_LINES
 
 PROBLEM_HEAD = b"content-type: application/problem+json\r\n"
 

@@ -1,8 +1,8 @@
 """Bytes in, requests out: HTTP/1.x read by llhttp (httptools) in its strict mode. No I/O, no clock.
 
-llhttp refuses what smuggling is made of: both lengths, repeated or odd lengths, bad chunks, folded lines, bare CR or LF,
-control characters. What it lets pass and we refuse is here: other transfer codings, HTTP/1.0 with any, versions that are
-not 1.x, a missing or repeated Host, paths that are not UTF-8, and whatever is above a limit.
+llhttp refuses what smuggling is made of: both lengths, repeated or odd lengths, bad chunks, folded lines, bare CR or
+LF, control characters. What it lets pass and we refuse is here: other transfer codings, HTTP/1.0 with any, versions
+that are not 1.x, a missing or repeated Host, paths that are not UTF-8, and whatever is above a limit.
 
 A fault ends the connection: requests read before it are still answered, in order, and the fault last.
 """
@@ -10,13 +10,14 @@ A fault ends the connection: requests read before it are still answered, in orde
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import httptools
 
-from .limits import Limits
-from .message import Request
-from .problems import Fault
+from penstock.http.limits import Limits
+from penstock.http.message import Request
+from penstock.http.problems import Fault
 
 IDLE, HEAD, BODY = 0, 1, 2
 
@@ -36,6 +37,7 @@ class Reader:
 
     __slots__ = (
         "_body",
+        "_declined",
         "_extra",
         "_fed",
         "_headers",
@@ -74,7 +76,8 @@ class Reader:
         self._fed = 0
         self._extra = 0
         self._turned = False
-        self._parser = httptools.HttpRequestParser(self)
+        self._declined = b""
+        self._parser: Any = httptools.HttpRequestParser(self)
 
     def feed(self, data: bytes) -> bytes:
         """Parse; give back what was not parsed because enough requests are `ready`."""
@@ -92,7 +95,7 @@ class Reader:
         return b""
 
     def close(self) -> None:
-        """Drop what was being received. The parser holds us, and we it: without this the pair waits for the collector."""
+        """Drop what was being received. The parser and we hold each other; only the collector would end that."""
         self.bodies.held -= self.received
         self.received = 0
         self.ended = True
@@ -104,8 +107,8 @@ class Reader:
         self._turned = False
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.ended = True
+        except httptools.HttpParserUpgrade as stop:
+            self._decline(bytes(data[stop.args[0] :]))
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             self._fail(cause if isinstance(cause, Fault) else Fault(400, "The request cannot be parsed."))
@@ -118,7 +121,7 @@ class Reader:
         """A message that came in one read is never here. Of the others, bound what is no body: heads, chunk framing,
         trailers; the parser holds an unfinished field however long it is."""
         self._fed = 0 if self._turned else self._fed + size
-        if self._fed > self._limits.head * self.phase + 16 * self.received:
+        if self._fed >= self._limits.head * self.phase + 16 * self.received:
             what = "header section" if self.phase == HEAD else "framing of the body"
             self._fail(Fault(431, f"The {what} is longer than {self._limits.head} bytes."))
 
@@ -209,7 +212,10 @@ class Reader:
         method = parser.get_method().decode()
         http10 = False
         if not keep_alive or b"connection" in headers or b"host" not in headers:
-            http10, keep_alive = self._version(headers, keep_alive)
+            http10 = self._version(headers)
+            if parser.should_upgrade() and method != "CONNECT":
+                self._declined = _without_offer(method, url, headers)
+                return
         path, _, query = url.partition(b"?")
         if path[:1] != b"/" or b"#" in url:
             path = _odd_target(path, query, method)
@@ -241,7 +247,17 @@ class Reader:
         if self._parser.get_http_version() != "1.1":
             raise Fault(400, "Transfer codings need HTTP/1.1.")
 
-    def _version(self, headers: dict[bytes, bytes], keep_alive: bool) -> tuple[bool, bool]:
+    def _decline(self, rest: bytes) -> None:
+        """Another protocol was offered (h2c, as Java's client does with every first request). It may be ignored, but
+        llhttp stops there, before the body: a new parser reads the request again, without the offer."""
+        if not self._declined or self.ended:
+            self.ended = True
+            return
+        data, self._declined = self._declined + rest, b""
+        self._parser = httptools.HttpRequestParser(self)
+        self._feed(data)
+
+    def _version(self, headers: dict[bytes, bytes]) -> bool:
         version = self._parser.get_http_version()
         if version not in ("1.1", "1.0"):
             raise Fault(505, f"HTTP/{version} is not spoken here; HTTP/1.1 is.")
@@ -249,8 +265,7 @@ class Reader:
             raise Fault(400, "HTTP/1.1 needs a Host header.")
         if headers.get(b"upgrade", b"").lower() == b"websocket":
             raise Fault(501, "This server speaks HTTP/1.1 only; it has no WebSockets.")
-        # Another protocol that was offered is ignored, as it may be; llhttp stops there, so the connection ends.
-        return version == "1.0", keep_alive and not self._parser.should_upgrade()
+        return version == "1.0"
 
 
 def _odd_target(path: bytes, query: bytes, method: str) -> bytes:
@@ -266,6 +281,13 @@ def _odd_target(path: bytes, query: bytes, method: str) -> bytes:
         slash = rest.find(b"/")
         return b"/" if slash < 0 else rest[slash:]
     raise Fault(400, "The request target is not a path.")
+
+
+def _without_offer(method: str, url: bytes, headers: dict[bytes, bytes]) -> bytes:
+    close = b"close" in headers[b"connection"].lower()
+    lines = [b"%b: %b\r\n" % pair for pair in headers.items() if pair[0] not in (b"connection", b"upgrade")]
+    line = b"connection: close\r\n" if close else b""
+    return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method.encode(), url, b"".join(lines), line)
 
 
 def _decoded(path: bytes) -> str:

@@ -8,13 +8,13 @@ import socket
 import stat
 import time
 
-from .connection import Connection
-from .limits import Limits
-from .message import Handler
-from .problems import Fault
-from .reader import Bodies
-from .sweep import Sweep
-from .wire import date_line
+from penstock.http.connection import Connection
+from penstock.http.limits import Limits
+from penstock.http.message import Handler
+from penstock.http.problems import Fault
+from penstock.http.reader import Bodies
+from penstock.http.sweep import Sweep
+from penstock.http.wire import date_line
 
 # Connections above the limit are told so, but no more of them at a time than this; the rest are dropped.
 REFUSALS = 256
@@ -57,8 +57,7 @@ class Server:
                 await self.loop.create_server(lambda: Connection(self), sock=sock, backlog=self._backlog)
             )
         if unix_path:
-            if os.path.exists(unix_path) and stat.S_ISSOCK(os.stat(unix_path).st_mode):
-                os.unlink(unix_path)  # left by a server that was killed
+            _unlink_socket(unix_path)  # left by a server that was killed
             self._listeners.append(
                 await self.loop.create_unix_server(lambda: Connection(self), unix_path, backlog=self._backlog)
             )
@@ -79,8 +78,8 @@ class Server:
             await self._until_empty(1.0)
         self.sweep.stop()
         self._listeners.clear()
-        if self._unix_path and os.path.exists(self._unix_path):
-            os.unlink(self._unix_path)
+        if self._unix_path:
+            _unlink_socket(self._unix_path)
 
     async def _until_empty(self, seconds: float) -> None:
         self._emptied.clear()
@@ -110,6 +109,11 @@ class Server:
         self.sweep.members.pop(connection, None)
         if not self.connections:
             self._emptied.set()
+
+
+def _unlink_socket(path: str) -> None:
+    if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode):
+        os.unlink(path)
 
 
 def _listening(host: str, port: int) -> list[socket.socket]:

@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 STATUS_LINES: dict[int, bytes] = {
     status: b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode())
-    for status, phrase in ({n: "Unknown" for n in range(200, 600)} | {s.value: s.phrase for s in HTTPStatus}).items()
+    for status, phrase in (dict.fromkeys(range(200, 600), "Unknown") | {s.value: s.phrase for s in HTTPStatus}).items()
     if status >= 200
 }
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -22,10 +22,6 @@ BODILESS = frozenset({204, 304})
 
 def date_line(unix: float) -> bytes:
     return b"date: %b\r\n" % formatdate(unix, usegmt=True).encode()
-
-
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def connection_line(keep_alive: bool, http10: bool) -> bytes:
