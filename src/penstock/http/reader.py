@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections import deque
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 import httptools
 
 from penstock.http.limits import Limits
 from penstock.http.message import Request
 from penstock.http.problems import Fault
+from penstock.http.target import decoded, odd_target
 
 IDLE, HEAD, BODY = 0, 1, 2
 
@@ -105,17 +105,30 @@ class Reader:
         if self.ended:
             return
         self._turned = False
+        size = len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as stop:
-            self._decline(bytes(data[stop.args[0] :]))
+            while data:
+                data = self._parse(data)
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             self._fail(cause if isinstance(cause, Fault) else Fault(400, "The request cannot be parsed."))
         except httptools.HttpParserError as error:
             self._fail(Fault(400, f"The request is not valid HTTP/1.1: {error}."))
         if self.phase and not self.ended:
-            self._account(len(data))
+            self._account(size)
+
+    def _parse(self, data: bytes | memoryview) -> bytes:
+        """Another protocol may be offered (h2c, as Java's client does with every first request), and may be ignored.
+        But llhttp stops there, before the body: a new parser is to read what is returned, without the offer."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as stop:
+            if self._declined:
+                data, self._declined = self._declined + bytes(data[stop.args[0] :]), b""
+                self._parser = httptools.HttpRequestParser(self)
+                return data
+            self.ended = True
+        return b""
 
     def _account(self, size: int) -> None:
         """A message that came in one read is never here. Of the others, bound what is no body: heads, chunk framing,
@@ -218,9 +231,9 @@ class Reader:
                 return
         path, _, query = url.partition(b"?")
         if path[:1] != b"/" or b"#" in url:
-            path = _odd_target(path, query, method)
+            path = odd_target(path, query, method)
         if b"%" in path:
-            text = _decoded(path)
+            text = decoded(path)
         else:
             text = path.decode("ascii")
         self.ready.append(Request(method, text, query, headers, body, keep_alive, http10, path, self.client))
@@ -247,18 +260,8 @@ class Reader:
         if self._parser.get_http_version() != "1.1":
             raise Fault(400, "Transfer codings need HTTP/1.1.")
 
-    def _decline(self, rest: bytes) -> None:
-        """Another protocol was offered (h2c, as Java's client does with every first request). It may be ignored, but
-        llhttp stops there, before the body: a new parser reads the request again, without the offer."""
-        if not self._declined or self.ended:
-            self.ended = True
-            return
-        data, self._declined = self._declined + rest, b""
-        self._parser = httptools.HttpRequestParser(self)
-        self._feed(data)
-
     def _version(self, headers: dict[bytes, bytes]) -> bool:
-        version = self._parser.get_http_version()
+        version: str = self._parser.get_http_version()
         if version not in ("1.1", "1.0"):
             raise Fault(505, f"HTTP/{version} is not spoken here; HTTP/1.1 is.")
         if version == "1.1" and b"host" not in headers:
@@ -268,33 +271,8 @@ class Reader:
         return version == "1.0"
 
 
-def _odd_target(path: bytes, query: bytes, method: str) -> bytes:
-    """Absolute form (as sent to proxies) and `*`; anything else that is not a path is refused."""
-    if path == b"*" and method == "OPTIONS":
-        return path
-    if method == "CONNECT":
-        raise Fault(501, "This server is no proxy.")
-    if b"#" in path or b"#" in query:
-        raise Fault(400, "The request target has a fragment.")
-    scheme, mark, rest = path.partition(b"://")
-    if mark and scheme.lower() in (b"http", b"https"):
-        slash = rest.find(b"/")
-        return b"/" if slash < 0 else rest[slash:]
-    raise Fault(400, "The request target is not a path.")
-
-
 def _without_offer(method: str, url: bytes, headers: dict[bytes, bytes]) -> bytes:
     close = b"close" in headers[b"connection"].lower()
     lines = [b"%b: %b\r\n" % pair for pair in headers.items() if pair[0] not in (b"connection", b"upgrade")]
     line = b"connection: close\r\n" if close else b""
     return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method.encode(), url, b"".join(lines), line)
-
-
-def _decoded(path: bytes) -> str:
-    try:
-        text = unquote_to_bytes(path).decode()
-    except UnicodeDecodeError:
-        raise Fault(400, "The path is not UTF-8 once it is decoded.") from None
-    if "\0" in text:
-        raise Fault(400, "The path has a NUL character.")
-    return text

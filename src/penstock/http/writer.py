@@ -167,6 +167,7 @@ class Writer(asyncio.Protocol):
 
     def _abort(self) -> None:
         if self._transport is not None:
+            self._ending = self._server.limits.stall_timeout
             self._transport.abort()
 
     def _watch_reader(self, transport: asyncio.Transport) -> None:

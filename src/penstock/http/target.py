@@ -1,0 +1,32 @@
+"""Request targets that are not simply a path of ASCII letters."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote_to_bytes
+
+from penstock.http.problems import Fault
+
+
+def odd_target(path: bytes, query: bytes, method: str) -> bytes:
+    """Absolute form (as sent to proxies) and `*`; anything else that is not a path is refused."""
+    if path == b"*" and method == "OPTIONS":
+        return path
+    if method == "CONNECT":
+        raise Fault(501, "This server is no proxy.")
+    if b"#" in path or b"#" in query:
+        raise Fault(400, "The request target has a fragment.")
+    scheme, mark, rest = path.partition(b"://")
+    if mark and scheme.lower() in (b"http", b"https"):
+        slash = rest.find(b"/")
+        return b"/" if slash < 0 else rest[slash:]
+    raise Fault(400, "The request target is not a path.")
+
+
+def decoded(path: bytes) -> str:
+    try:
+        text = unquote_to_bytes(path).decode()
+    except UnicodeDecodeError:
+        raise Fault(400, "The path is not UTF-8 once it is decoded.") from None
+    if "\0" in text:
+        raise Fault(400, "The path has a NUL character.")
+    return text

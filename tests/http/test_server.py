@@ -1,0 +1,458 @@
+"""The native server over real sockets: order, framing, limits, times, and the ends of connections."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from http_stand import SMALL, Client, get, standing
+
+Go = Callable[[Awaitable[Any]], Any]
+CLOSE = "Connection: close"
+
+
+def test_one_request(go: Go) -> None:
+    async def main() -> None:
+        async with standing() as stand:
+            client = await stand.client()
+            for path in ("/a", "/b"):  # the connection stays
+                client.send(get(path, method="POST", body=b"abc"))
+                status, head, body = await client.answer()
+                assert (status, body) == (200, f"POST {path} abc".encode())
+                assert b"\r\ndate: " in head
+                assert b"connection" not in head
+            client.send(get("/c", CLOSE))
+            rest = await client.all()
+            assert b"connection: close\r\n" in rest
+            assert rest.endswith(b"GET /c ")
+            assert stand.echo.requests[0].client[0] == "127.0.0.1"
+
+    go(main())
+
+
+def test_pipelined_requests_are_answered_in_order(go: Go) -> None:
+    async def main() -> None:
+        async with standing() as stand:
+            paths = [f"/slow{i}?0.0{i % 2}" if i % 3 == 0 else f"/{i}" for i in range(60)]
+            client = await stand.client()
+            client.send(b"".join(get(path) for path in paths[:-1]) + get(paths[-1], CLOSE))
+            answer = await client.all()
+            assert answer.count(b"HTTP/1.1 200") == 60
+            assert [request.path for request in stand.echo.requests] == [path.partition("?")[0] for path in paths]
+            found = [int(part.split(b" ")[0]) for part in answer.split(b"GET /")[1:]]
+            assert found == [i for i in range(60) if i % 3]
+
+    go(main())
+
+
+def test_pipelined_requests_are_not_all_read(go: Go) -> None:
+    async def main() -> None:
+        async with standing() as stand:
+            client = await stand.client()
+            client.send(get("/slow?5") + get("/" + "a" * 900) * 20_000)
+            await stand.until(lambda: stand.echo.running == 1)
+            await asyncio.sleep(0.05)
+            (connection,) = stand.server.connections
+            assert len(connection._reader.ready) < 16
+            assert client.writer.transport.get_write_buffer_size() > 0
+            client.writer.transport.abort()
+
+    go(main())
+
+
+@pytest.mark.parametrize("path", ["/stream", "/later"])
+def test_chunked(go: Go, path: str) -> None:
+    async def main() -> None:
+        async with standing() as stand:
+            client = await stand.client()
+            client.send(get(path) + get("/next", CLOSE))
+            answer = await client.all()
+            items = 3 if path == "/stream" else 2
+            first, _, rest = answer.partition(b"0\r\n\r\n")
+            assert b"transfer-encoding: chunked\r\n" in first
+            assert first.endswith(b"\r\n\r\n" + b"4\r\nxxxx\r\n" * items)
+            assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
+
+    go(main())
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_http10(go: Go, keep: bool) -> None:
+    async def main() -> None:
+        async with standing() as stand:
+            line = b"Connection: keep-alive\r\n" if keep else b""
+            answer = await stand.ask(
+                b"GET /a HTTP/1.0\r\n" + line + b"\r\n" + b"GET /stream HTTP/1.0\r\n" + line + b"\r\n"
+            )
+            if keep:
+                assert b"connection: keep-alive\r\n" in answer
+                assert answer.endswith(b"connection: close\r\n\r\n" + b"xxxx" * 3)  # its length is where it ends
+            else:
+                assert b"connection: close\r\n" in answer
+                assert answer.endswith(b"GET /a ")
+
+    go(main())
+
+
+def test_head_and_bodiless(go: Go) -> None:
+    async def main() -> None:
+        async with standing() as stand:
+            answer = await stand.ask(
+                get("/a", method="HEAD")
+                + get("/stream", method="HEAD")
+                + get("/big?70000", method="HEAD")
+                + get("/empty")
+                + get("/z", CLOSE)
+            )
+            assert b"content-length: 8\r\n" in answer
+            assert b"content-length: 70000\r\n" in answer
+            assert answer.count(b"HTTP/1.1 ") == 5
+            empty = answer.split(b"HTTP/1.1 ")[4]
+            assert empty.startswith(b"204 No Content\r\n")
+            assert b"content-length" not in empty
+            assert b"x-a: b\r\n" in empty
+            assert b"xxxx" not in answer
+            assert b"bb" not in answer
+
+    go(main())
+
+
+def test_large_answers(go: Go) -> None:
+    async def main() -> None:
+        async with standing() as stand:
+            client = await stand.client()
+            for size in (65535, 65536, 5_000_000):
+                client.send(get(f"/big?{size}"))
+                _, _, body = await client.answer()
+                assert body == b"b" * size
+
+    go(main())
+
+
+def test_sized_streams(go: Go) -> None:
+    async def main() -> None:
+        async with standing() as stand:
+            client = await stand.client()
+            client.send(get("/sized"))
+            status, head, body = await client.answer()
+            assert (status, body) == (200, b"xxxxxxxx")
+            assert b"chunked" not in head
+            assert b"content-length: 9" in await stand.ask(get("/sized?9") + get("/never"))
+            assert stand.echo.requests[-1].path == "/sized"
+
+    go(main())
+
+
+def test_expect_continue(go: Go) -> None:
+    async def main() -> None:
+        async with standing() as stand:
+            client = await stand.client()
+            client.send(get("/slow") + get("/a", "Expect: 100-continue", "Content-Length: 3", method="POST"))
+            _, head, _ = await client.answer()
+            assert head.startswith(b"HTTP/1.1 200")  # the word comes after the answers before it
+            assert await client.until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.send(b"abc")
+            assert (await client.answer())[2] == b"POST /a abc"
+            big = await stand.ask(get("/a", "Expect: 100-continue", "Content-Length: 300000", method="POST"))
+            assert big.startswith(b"HTTP/1.1 413")  # and none where the body is not wanted
+
+    go(main())
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/raise", b"500"), ("/slow-raise?0", b"500"), ("/stream-fail", b"200"), ("/unended", b"200")]
+)
+def test_failures_of_the_handler(go: Go, path: str, status: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with standing() as stand:
+            answer = await stand.ask(get(path) + get("/next", CLOSE))
+            assert answer.startswith(b"HTTP/1.1 " + status)
+            if status == b"500":
+                assert b"broken" not in answer
+                assert answer.endswith(b"GET /next ")
+            else:
+                assert b"0\r\n\r\n" not in answer  # broken off: the client can tell
+                assert b"/next" not in answer
+
+    go(main())
+    assert "the handler failed on GET" in caplog.text
+
+
+def test_a_client_that_leaves_is_noticed(go: Go) -> None:
+    async def main() -> None:
+        async with standing() as stand:
+            for path in ("/slow?5", "/drip"):
+                client = await stand.client()
+                client.send(get(path))
+                await stand.until(
+                    lambda path=path: len(stand.echo.requests) and stand.echo.requests[-1].path == path[:5]
+                )
+                await asyncio.sleep(0.02)
+                client.close()
+                await stand.until(lambda: not stand.server.connections)
+            assert stand.echo.cancelled == 1
+
+    go(main())
+
+
+def test_a_client_that_stops_sending_has_left(go: Go) -> None:
+    async def main() -> None:
+        async with standing() as stand:
+            client = await stand.client()
+            client.send(get("/slow?5"))
+            client.writer.write_eof()
+            assert await client.all() == b""
+            await stand.until(lambda: stand.echo.cancelled == 1)
+
+    go(main())
+
+
+def test_a_reset_is_noticed(go: Go) -> None:
+    async def main() -> None:
+        async with standing() as stand:
+            client = await stand.client()
+            client.send(get("/slow?5"))
+            await stand.until(lambda: stand.echo.running == 1)
+            sock = client.writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            client.writer.transport.abort()
+            await stand.until(lambda: stand.echo.cancelled == 1)
+
+    go(main())
+
+
+def test_a_slow_reader_holds_the_stream_back(go: Go) -> None:
+    async def main() -> None:
+        async with standing(replace(SMALL, stall_timeout=60.0)) as stand:
+            client = await stand.client()
+            client.reader._limit = 1000  # the client's loop stops reading soon
+            client.send(get("/flood"))
+            await stand.until(lambda: any(c._paused for c in stand.server.connections))
+            (connection,) = stand.server.connections
+            await asyncio.sleep(0.05)
+            assert connection._transport.get_write_buffer_size() < 1 << 20
+            assert connection._task is not None
+
+    go(main())
+
+
+@pytest.mark.parametrize("path", ["/flood", "/big?50000000"])
+def test_a_stalled_reader_is_cut_off(go: Go, path: str) -> None:
+    async def main() -> None:
+        async with standing() as stand:
+            client = await stand.client()
+            client.reader._limit = 1000
+            client.send(get(path))
+            await stand.until(lambda: bool(stand.echo.requests))
+            await stand.until(lambda: not stand.server.connections)
+
+    go(main())
+
+
+def test_a_reader_that_asks_and_does_not_read_is_not_served_without_end(go: Go) -> None:
+    async def main() -> None:
+        async with standing(replace(SMALL, stall_timeout=60.0)) as stand:
+            client = await stand.client()
+            client.reader._limit = 1000
+            for _ in range(3000):
+                client.send(get("/big?10000"))
+            await stand.until(lambda: any(c._paused for c in stand.server.connections))
+            await asyncio.sleep(0.05)
+            (connection,) = stand.server.connections
+            assert connection._transport.get_write_buffer_size() < 1 << 20
+            assert len(connection._reader.ready) < 200
+            assert len(stand.echo.requests) < 3000
+
+    go(main())
+
+
+SLOW = {
+    "nothing": (b"", b""),
+    "part of a head": (b"GET / HTTP/1.1\r\nHo", b"HTTP/1.1 408"),
+    "part of a body": (get("/", "Content-Length: 100", method="POST") + b"a", b"HTTP/1.1 408"),
+    "idle": (get("/"), b"HTTP/1.1 200"),
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_slow_senders(go: Go, name: str) -> None:
+    data, expected = SLOW[name]
+
+    async def main() -> None:
+        async with standing() as stand:
+            start = asyncio.get_running_loop().time()
+            answer = await stand.ask(data)
+            assert answer.startswith(expected)
+            least = 0.4 if name == "idle" else 0.2
+            assert least <= asyncio.get_running_loop().time() - start < least + 2
+
+    go(main())
+
+
+def test_slow_loris_is_not_helped_by_dripping(go: Go) -> None:
+    async def main() -> None:
+        async with standing() as stand:
+            for data in (
+                b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: a\r\n" * 1000,
+                get("/", "Content-Length: 9000") + b"a" * 1000,
+            ):
+                client = await stand.client()
+                reading = asyncio.ensure_future(client.all())
+                for i in range(0, len(data), 2):
+                    if reading.done():
+                        break
+                    client.send(data[i : i + 2])
+                    await asyncio.sleep(0.005)
+                assert (await reading).startswith(b"HTTP/1.1 408")
+
+    go(main())
+
+
+def test_a_slow_body_at_a_fair_rate_is_read(go: Go) -> None:
+    async def main() -> None:
+        async with standing() as stand:
+            client = await stand.client()
+            client.send(get("/", "Content-Length: 1000", method="POST"))
+            for _ in range(20):
+                client.send(b"a" * 50)
+                await asyncio.sleep(0.025)
+            assert (await client.answer())[0] == 200
+
+    go(main())
+
+
+def test_a_large_body_is_refused_and_not_held(go: Go) -> None:
+    async def main() -> None:
+        async with standing(replace(SMALL, linger=5.0)) as stand:
+            for head in ("Content-Length: 100000000", "Transfer-Encoding: chunked"):
+                client = await stand.client()
+                client.send(get("/", head, method="POST"))
+                piece = b"a" * 65536
+                if "chunked" in head:
+                    piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+                for _ in range(200):  # 13 MB: none of it may reset the connection, or be kept
+                    client.send(piece)
+                    await client.writer.drain()
+                assert stand.server.bodies.held == 0
+                status, answered, body = await client.answer()
+                assert status == 413
+                assert b"application/problem+json" in answered
+                assert b"connection: close" in answered
+                assert b"100000 bytes" in body
+
+    go(main())
+
+
+def test_connections_are_limited(go: Go) -> None:
+    async def main() -> None:
+        async with standing(replace(SMALL, connections=2, idle_timeout=60.0, head_timeout=60.0)) as stand:
+            first, second = await stand.client(), await stand.client()
+            third = await stand.ask(b"")
+            assert third.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 1\r\n" in third
+            for client in (first, second):
+                client.send(get("/"))
+                assert (await client.answer())[0] == 200
+            first.close()
+            await stand.until(lambda: len(stand.server.connections) == 1)
+            again = await stand.client()
+            again.send(get("/"))
+            assert (await again.answer())[0] == 200
+
+    go(main())
+
+
+def test_stop_lets_what_is_in_flight_end(go: Go) -> None:
+    async def main() -> None:
+        async with standing(replace(SMALL, idle_timeout=60.0, head_timeout=60.0)) as stand:
+            idle, busy, begun = [await stand.client() for _ in range(3)]
+            idle.send(get("/"))
+            await idle.answer()
+            busy.send(get("/slow?0.1") + get("/never"))
+            begun.send(b"GET /begun HTTP/1.1\r\n")
+            await stand.until(lambda: stand.echo.running == 1 and len(stand.server.connections) == 3)
+            await asyncio.sleep(0.01)
+            stopping = asyncio.ensure_future(stand.server.stop(5.0))
+            assert await idle.all(0.1) == b""
+            begun.send(b"Host: a\r\n\r\n")
+            for client, path in ((begun, b"/begun"), (busy, b"slow")):
+                answer = await client.all()
+                assert b"connection: close\r\n" in answer
+                assert answer.rstrip().endswith(path)
+            await asyncio.wait_for(stopping, 1.0)
+            with pytest.raises(OSError, match=r"refused|failed"):
+                await stand.client()
+            assert stand.echo.cancelled == 0
+
+    go(main())
+
+
+def test_stop_cuts_off_the_rest(go: Go) -> None:
+    async def main() -> None:
+        async with standing() as stand:
+            client = await stand.client()
+            client.send(get("/slow?60"))
+            await stand.until(lambda: stand.echo.running == 1)
+            await asyncio.wait_for(stand.server.stop(0.05), 1.0)
+            await stand.until(lambda: stand.echo.cancelled == 1)
+            assert await client.all() == b""
+
+    go(main())
+
+
+def test_unix_socket(go: Go, tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as left:  # by a server that was killed
+        left.bind(path)
+
+    async def main() -> None:
+        async with standing(host="", unix_path=path) as stand:
+            assert stand.server.port == 0
+            client = Client(*await asyncio.open_unix_connection(path))
+            stand.clients.append(client)
+            client.send(get("/a"))
+            assert (await client.answer())[2] == b"GET /a "
+
+    go(main())
+    assert not os.path.exists(path)
+
+
+def test_half_open_connections_are_probed(go: Go) -> None:
+    async def main() -> None:
+        async with standing() as stand:
+            await stand.client()
+            await stand.until(lambda: len(stand.server.connections) == 1)
+            (connection,) = stand.server.connections
+            sock = connection._transport.get_extra_info("socket")
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    go(main())
+
+
+def test_no_cycles_are_left(go: Go) -> None:
+    import gc
+
+    async def main() -> None:
+        async with standing() as stand:
+            for _ in range(3):
+                await stand.ask(get("/a") + get("/slow?0") + get("/stream", CLOSE))
+            gc.collect()
+            gc.disable()
+            try:
+                from penstock.http.reader import Reader
+
+                await stand.ask(get("/a") + get("/slow?0") + get("/stream", CLOSE))
+                await asyncio.sleep(0.05)
+                stand.echo.requests.clear()
+                assert not [found for found in gc.get_objects() if type(found) is Reader]
+            finally:
+                gc.enable()
+
+    go(main())
