@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from penstock.errors import ConfigError
 
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from penstock.core.request import Request
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(msgspec.Struct, frozen=True):
     """What a call may still spend.
 
     `deadline` is an absolute time of the runtime's monotonic clock or None; the smaller `priority` goes first;

@@ -13,6 +13,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from penstock.context import Frame, frame_var
@@ -219,27 +220,29 @@ class RuntimeLike(Protocol):
     def submit(self, service: Service[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[R]: ...
 
 
-_runtimes: dict[asyncio.AbstractEventLoop, RuntimeLike] = {}
+# By the thread of their loop: a thread runs one loop at a time, and asking for the thread is a quarter of the price.
+_runtimes: dict[int, RuntimeLike] = {}
 
 
 def register(runtime: RuntimeLike) -> None:
-    """Make this the runtime of its loop, and of plain threads."""
-    if runtime.loop in _runtimes:
+    """Make this the runtime of the current thread's loop, and of threads that run no loop."""
+    other = _runtimes.get(get_ident())
+    if other is not None and other.loop is runtime.loop:
         raise ConfigError("this event loop has a runtime already; start one Runtime with all services: Runtime(App(a, b))")
-    _runtimes[runtime.loop] = runtime
+    _runtimes[get_ident()] = runtime
 
 
 def unregister(runtime: RuntimeLike) -> None:
-    if _runtimes.get(runtime.loop) is runtime:
-        del _runtimes[runtime.loop]
+    for thread, active in list(_runtimes.items()):
+        if active is runtime:
+            del _runtimes[thread]
 
 
 def runtime_here(name: str) -> RuntimeLike:
     """The runtime of this loop; of the service that calls; or the one that is active in this process."""
-    try:
-        return _runtimes[asyncio.get_running_loop()]
-    except (RuntimeError, KeyError):
-        pass
+    here = _runtimes.get(get_ident())
+    if here is not None:
+        return here
     frame: Frame | None = frame_var.get()
     if frame is not None and frame.runtime is not None:
         return frame.runtime  # type: ignore[return-value]

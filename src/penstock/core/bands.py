@@ -34,7 +34,8 @@ class BandQueue:
                 heappush(self.due, (max(now, waiting.submitted) + self.age, waiting.seq, waiting))
         self._into(request.band).push(request, now)
         self.size += 1
-        self._schedule(request, now + self.age)
+        if request.band != self.top:
+            self._schedule(request, now + self.age)
 
     def _schedule(self, request: Request, at: float) -> None:
         if self.top is not None and request.band > self.top:
@@ -90,6 +91,16 @@ class BandQueue:
                 self.size -= 1
                 return request
         raise IndexError("pop from an empty queue")
+
+    def take(self, count: int, now: float) -> list[Request]:
+        """Pop up to `count` at once; from a lone band in one piece."""
+        if self.due:
+            self._promote(now)
+        if len(self.order) != 1:
+            return [self.pop(now) for _ in range(min(count, self.size))]
+        taken = self.bands[self.order[0]].take(count, now)
+        self.size -= len(taken)
+        return taken
 
     def remove(self, request: Request) -> None:
         self._take(request)

@@ -11,17 +11,20 @@ from __future__ import annotations
 class ServiceTime:
     """The fitted duration of one start on one replica. Costs in the unit of the batch's cost function."""
 
-    __slots__ = ("a", "b", "decay", "samples", "sw", "swx", "swxx", "swxy", "swy")
+    __slots__ = ("a", "b", "decay", "peak", "samples", "sw", "swx", "swxx", "swxy", "swy")
 
     def __init__(self, decay: float = 0.98) -> None:
         self.decay = decay
         self.samples = 0
         self.sw = self.swx = self.swy = self.swxx = self.swxy = 0.0
         self.a = self.b = 0.0
+        self.peak = 0.0  # the longest of late, for each unit of cost
 
     def add(self, cost: float, seconds: float) -> None:
         d = self.decay
         self.samples += 1
+        each = seconds / cost if cost > 0 else seconds
+        self.peak = each if each > self.peak else self.peak + 0.01 * (each - self.peak)
         self.sw = self.sw * d + 1.0
         self.swx = self.swx * d + cost
         self.swy = self.swy * d + seconds

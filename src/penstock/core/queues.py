@@ -23,6 +23,7 @@ class Queue(Protocol):
     def remove(self, request: Request) -> None: ...
     def peek(self, now: float) -> Request: ...
     def pop(self, now: float) -> Request: ...
+    def take(self, count: int, now: float) -> list[Request]: ...
     def unpop(self, request: Request) -> None: ...
     def ahead(self, request: Request) -> int: ...
     def charge(self, request: Request, cost: float) -> None: ...
@@ -70,6 +71,15 @@ class SortedQueue:
         self.head += 1
         self._compact()
         return request
+
+    def take(self, count: int, now: float) -> list[Request]:
+        """Pop up to `count` at once."""
+        head = self.head
+        taken = self.items[head : head + count]
+        self.items[head : head + count] = [_GONE] * len(taken)
+        self.head += len(taken)
+        self._compact()
+        return [entry[2] for entry in taken]
 
     def _compact(self) -> None:
         if self.head == len(self.items) or (self.head > 64 and self.head * 2 > len(self.items)):
@@ -140,8 +150,6 @@ class TenantQueue:
     def push(self, request: Request, now: float) -> None:
         queue = self.tenants.get(request.tenant)
         if queue is None:
-            if not self.tenants:
-                self.heap.clear()
             queue = self._activate(request.tenant)
         queue.push(request, now)
         self.size += 1
@@ -150,8 +158,15 @@ class TenantQueue:
         if self.tenants:
             self.ledger.floor = max(self.ledger.floor, self.ledger.counters[self._least()])
         queue = self.tenants[tenant] = self.leaf()
-        heappush(self.heap, (self.ledger.lift(tenant), tenant))
+        self._ranked(tenant, self.ledger.lift(tenant))
         return queue
+
+    def _ranked(self, tenant: str, counter: float) -> None:
+        """Keep the heap true; a lone tenant needs none, so it is built when the second one comes."""
+        if len(self.tenants) > 2:
+            heappush(self.heap, (counter, tenant))
+        elif len(self.tenants) == 2:
+            self.heap = sorted((self.ledger.counters[t], t) for t in self.tenants)
 
     def _least(self) -> str:
         """The backlogged tenant with the least counter; stale heap entries are renewed on the way."""
@@ -199,17 +214,34 @@ class TenantQueue:
         if queue is None:
             queue = self.tenants[request.tenant] = self.leaf()
         queue.unpop(request)
-        heappush(self.heap, (self.ledger.counters[request.tenant], request.tenant))
+        self._ranked(request.tenant, self.ledger.counters[request.tenant])
         self.size += 1
 
     def charge(self, request: Request, cost: float) -> None:
-        self.ledger.charge(request.tenant, cost)
-        if request.tenant in self.tenants:
-            heappush(self.heap, (self.ledger.counters[request.tenant], request.tenant))
+        tenant = request.tenant
+        self.ledger.charge(tenant, cost)
+        if len(self.tenants) > 1 and tenant in self.tenants:
+            self._ranked(tenant, self.ledger.counters[tenant])
+
+    def take(self, count: int, now: float) -> list[Request]:
+        """Pop up to `count` at once; a lone tenant's come in one piece."""
+        if len(self.tenants) != 1:
+            return [self.pop(now) for _ in range(min(count, self.size))]
+        tenant, queue = next(iter(self.tenants.items()))
+        ledger = self.ledger
+        ledger.floor = max(ledger.floor, ledger.counters[tenant])
+        taken = queue.take(count, now)
+        self.size -= len(taken)
+        if not queue:
+            del self.tenants[tenant]
+        ledger.charge(tenant, sum([request.cost for request in taken]))
+        return taken
 
     def ahead(self, request: Request) -> int:
         queue = self.tenants.get(request.tenant)
         own = queue.ahead(request) if queue is not None else 0
+        if len(self.tenants) == 1 and queue is not None:
+            return own
         weight = self.ledger.weight(request.tenant)
         others = sum(self.ledger.weight(t) for t in self.tenants if t != request.tenant)
         return min(self.size, int(own + (own + 1) * others / weight))

@@ -116,8 +116,11 @@ class Scheduler:
                 return self._flush()
         request.state = QUEUED
         station.enqueue(request, now)
-        self.check(station, now + station.options.start_timeout)
-        dispatch(self, station, now)
+        at = now + station.start_timeout
+        if at < station.check_at:
+            self.check(station, at)
+        if not station.gathers(request, now):
+            dispatch(self, station, now)
         return self._flush() if self.out else _NOTHING
 
     def _never(self, station: Station, request: Request, now: float) -> PenstockError | None:
@@ -138,9 +141,8 @@ class Scheduler:
 
     def _starts_directly(self, station: Station, request: Request, now: float) -> bool:
         """A body that runs in its caller's own task starts within `submit`, if limits and pools allow."""
-        if station.ready_at(now, nested=not request.root) > now or not station.pools_fit():
+        if station.ready_at(now, nested=not request.root) > now or (station.needs and not station.pools_fit()):
             return False
-        request.state = QUEUED
         work = Work(station, -1, [request], "alone", request.cost)
         take(self, work, now, now)
         return True
@@ -216,7 +218,7 @@ class Scheduler:
                 missed = missed or request.outcome == "expired"
                 request.state = ENDED
         lease = give(work, now)
-        if measured:
+        if measured and (not station.direct or station.sampled()):
             station.time.add(work.cost, now - work.started)
         for limit in station.limits:
             limit.ended(missed, now)

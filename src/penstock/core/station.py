@@ -82,10 +82,12 @@ class Station:
         self.latest: dict[object, Request] = {}
         self.in_flight = 0
         self.staged = 0
+        self.starts = 0
         self.queued_cost = 0.0
         self.queued_bytes = 0
         self.earliest = math.inf  # a lower bound of the queued deadlines
         self.check_at = math.inf
+        self.start_timeout, self.progress_timeout = options.start_timeout, options.progress_timeout
         self.draining = False
         self.broken: BaseException | None = None
         self.owner: Any = None  # opaque: the driver's own record
@@ -97,6 +99,10 @@ class Station:
         self.retry = RetryBudget(options.retry) if options.retry and options.safe else None
         self.counts: dict[str, int] = {}
         self.stageable = options.stage and not self.needs and not any(isinstance(s, RateState) for s in self.limits)
+        self.groups = (
+            self.batch is None and not self.direct and not self.needs and not options.streams
+            and not any(isinstance(s, RateState) for s in self.limits)
+        )  # fmt: skip
         hard = any(state.hard for state in self.limits)
         self.nodes = (
             *((f"{self.name}'s replicas",) if self.replicas else ()),
@@ -114,11 +120,28 @@ class Station:
         at = now
         for limit in self.limits:
             if not nested or limit.hard:
-                at = max(at, limit.ready_at(self.in_flight, now))
+                ready = limit.ready_at(self.in_flight, now)
+                if ready > at:
+                    at = ready
         return at
+
+    def gathers(self, request: Request, now: float) -> bool:
+        """Whether one more queued request changes nothing yet: a batch is being gathered, or all replicas are provided for."""
+        batch, queued = self.batch, len(self.waiting)
+        if batch is None or queued >= batch.max_size or self.queued_cost >= batch.max_cost or self.draining:
+            return not self.free and not self.direct and (batch is None or self.staged >= len(self.replicas))
+        if not self.free:
+            return True
+        soon = request.deadline is not None and request.deadline - now < batch.max_wait + 2 * self.time.seconds(self.queued_cost)
+        return queued > 1 and batch.max_wait > 0 and not soon
 
     def pools_fit(self) -> bool:
         return all(pool.fits(amount) for pool, amount in self.needs)
+
+    def sampled(self) -> bool:
+        """Of a body on the loop every start is timed at first, then one in eight: no slot is planned with it."""
+        self.starts += 1
+        return self.starts < 64 or not self.starts & 7
 
     # What is expected
 

@@ -38,44 +38,52 @@ class Histogram:
         yield f"{name}_count{{{labels}}} {_number(running)}"
 
 
+class Sums:
+    """What is counted of one service."""
+
+    __slots__ = ("busy", "calls", "items", "released", "runs", "sizes", "totals", "waits")
+
+    def __init__(self) -> None:
+        self.calls: dict[str, int] = {}
+        self.waits, self.runs, self.totals = Histogram(_SECONDS), Histogram(_SECONDS), Histogram(_SECONDS)
+        self.sizes = Histogram(_SIZES)
+        self.released: dict[str, float] = {}
+        self.busy: dict[int, float] = {}
+        self.items = 0
+
+    def add(self, e: Entry) -> None:
+        calls = self.calls
+        calls[e.outcome] = calls.get(e.outcome, 0) + 1
+        waited = e.queued + e.batched
+        self.waits.add(waited)
+        self.totals.add(waited + e.ran + e.streamed)
+        self.items += e.items
+        if not e.batch:
+            return
+        share = 1.0 / e.batch  # each of a batch's calls has a line; together they are one start
+        self.runs.add(e.ran, share)
+        self.sizes.add(e.batch, share)
+        self.released[e.released] = self.released.get(e.released, 0.0) + share
+        if e.replica >= 0:
+            self.busy[e.replica] = self.busy.get(e.replica, 0.0) + (e.ran + e.streamed) * share
+
+
 class Metrics:
     """Sums over all calls so far. `read` is a reader of the log."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self.calls: dict[tuple[str, str], int] = {}
-        self.waits: dict[str, Histogram] = {}
-        self.runs: dict[str, Histogram] = {}
-        self.totals: dict[str, Histogram] = {}
-        self.sizes: dict[str, Histogram] = {}
-        self.released: dict[tuple[str, str], float] = {}
-        self.busy: dict[tuple[str, int], float] = {}
-        self.items: dict[str, int] = {}
+        self.services: dict[str, Sums] = {}
         self.process = psutil.Process()
         self.began = runtime.clock()
 
     def read(self, entries: Sequence[Entry]) -> None:
+        services = self.services
         for e in entries:
-            name = e.service
-            key = (name, e.outcome)
-            self.calls[key] = self.calls.get(key, 0) + 1
-            if name not in self.waits:
-                self.waits[name], self.runs[name] = Histogram(_SECONDS), Histogram(_SECONDS)
-                self.totals[name], self.sizes[name] = Histogram(_SECONDS), Histogram(_SIZES)
-            waited = e.queued + e.batched
-            self.waits[name].add(waited)
-            self.totals[name].add(waited + e.ran + e.streamed)
-            if e.items:
-                self.items[name] = self.items.get(name, 0) + e.items
-            if not e.batch:
-                continue
-            share = 1.0 / e.batch  # each of a batch's calls has a line; together they are one start
-            self.runs[name].add(e.ran, share)
-            self.sizes[name].add(e.batch, share)
-            self.released[name, e.released] = self.released.get((name, e.released), 0.0) + share
-            if e.replica >= 0:
-                where = (name, e.replica)
-                self.busy[where] = self.busy.get(where, 0.0) + (e.ran + e.streamed) * share
+            sums = services.get(e.service)
+            if sums is None:
+                sums = services[e.service] = Sums()
+            sums.add(e)
 
     def render(self) -> bytes:
         lines: list[str] = []
@@ -86,23 +94,24 @@ class Metrics:
             add(f"# TYPE penstock_{name} {kind}")
             return f"penstock_{name}"
 
+        kept = self.services.items()
         name = family("calls_total", "counter", "Ended calls by outcome.")
-        lines += [f'{name}{{service="{s}",outcome="{o}"}} {n}' for (s, o), n in self.calls.items()]
+        lines += [f'{name}{{service="{s}",outcome="{o}"}} {n}' for s, m in kept for o, n in m.calls.items()]
         name = family("stream_items_total", "counter", "Items of streams that were read.")
-        lines += [f'{name}{{service="{s}"}} {n}' for s, n in self.items.items()]
-        for label, text, kept in (
-            ("wait_seconds", "Time queued and waiting for a batch.", self.waits),
-            ("run_seconds", "Duration of starts.", self.runs),
-            ("call_seconds", "Whole duration of calls.", self.totals),
-            ("batch_size", "Calls in one start.", self.sizes),
+        lines += [f'{name}{{service="{s}"}} {m.items}' for s, m in kept if m.items]
+        for label, text, field in (
+            ("wait_seconds", "Time queued and waiting for a batch.", "waits"),
+            ("run_seconds", "Duration of starts.", "runs"),
+            ("call_seconds", "Whole duration of calls.", "totals"),
+            ("batch_size", "Calls in one start.", "sizes"),
         ):
             name = family(label, "histogram", text)
-            for service, histogram in kept.items():
-                lines += histogram.lines(name, f'service="{service}"')
+            for service, sums in kept:
+                lines += getattr(sums, field).lines(name, f'service="{service}"')
         name = family("batches_released_total", "counter", "Starts by why they were released.")
-        lines += [f'{name}{{service="{s}",reason="{r}"}} {_number(n)}' for (s, r), n in self.released.items()]
+        lines += [f'{name}{{service="{s}",reason="{r}"}} {_number(n)}' for s, m in kept for r, n in m.released.items()]
         name = family("replica_busy_seconds_total", "counter", "Time in which a replica ran calls; its rate is the busy share.")
-        lines += [f'{name}{{service="{s}",replica="{i}"}} {n:.9g}' for (s, i), n in self.busy.items()]
+        lines += [f'{name}{{service="{s}",replica="{i}"}} {n:.9g}' for s, m in kept for i, n in m.busy.items()]
         self._stations(lines, family)
         self._process(lines, family)
         return ("\n".join(lines) + "\n").encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.policy.admit import Latest, Queue
@@ -43,6 +44,7 @@ class Binding:
         self.batch = options.batch
         self.size = options.size
         self.names = tuple(service.signature.parameters)
+        self.name_set = frozenset(self.names)
         station.owner = self
 
     # Starting and stopping
@@ -74,8 +76,8 @@ class Binding:
             self.runtime.apply(self.scheduler.give_up(self.station, error, self.runtime.clock()))
 
     def foreign(self) -> bool:
-        """Whether the current loop is not the runtime's."""
-        return asyncio.get_running_loop() is not self.runtime.loop
+        """Whether this is not the thread of the runtime's loop."""
+        return get_ident() != self.runtime.thread
 
     # What calls ask
 
@@ -118,7 +120,7 @@ class Binding:
     def _price(self, call: BoundCall, request: Request) -> None:
         assert self.batch is not None
         if len(call.args) != len(self.names) or call.kwargs:
-            if not call.args and len(call.kwargs) == len(self.names):
+            if not call.args and call.kwargs.keys() == self.name_set:
                 call.args = tuple([call.kwargs[name] for name in self.names])
             else:
                 bound = self.service.signature.bind(*call.args, **call.kwargs)

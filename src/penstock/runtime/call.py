@@ -139,7 +139,7 @@ class BoundCall:
             raise RuntimeError(f"{self!r} was awaited before it was started")
         self.used = True
         if self.binding.direct:
-            self.task = asyncio.get_running_loop().create_task(_drive(self))
+            self.task = self.binding.runtime.loop.create_task(_drive(self))
             return self
         future = self._prepare()
         self.task = future
@@ -211,7 +211,7 @@ class BoundCall:
 
     def _body(self) -> Generator[Any, Any, Any]:
         binding = self.binding
-        self.runner = runner = asyncio.current_task()
+        self.runner = runner = asyncio.current_task(binding.runtime.loop)
         cancels = runner.cancelling() if runner is not None else 0
         token = frame_var.set(Frame(self.budget, self.request, binding.runtime))
         failure: BaseException | None = None
@@ -239,8 +239,8 @@ class BoundCall:
         """Wait until the scheduler starts this request; it may refuse it instead."""
         if self.error is not None:
             raise self.error
-        self.future = asyncio.get_running_loop().create_future()
-        self.runner = asyncio.current_task()
+        self.future = self.binding.runtime.loop.create_future()
+        self.runner = asyncio.current_task(self.binding.runtime.loop)
         try:
             yield from self.future.__await__()
         except BaseException:
@@ -263,7 +263,7 @@ class BoundCall:
     def _wait_for_answer(self) -> Generator[Any, Any, Any]:
         binding = self.binding
         future = self._prepare()
-        self.runner = asyncio.current_task()
+        self.runner = asyncio.current_task(self.binding.runtime.loop)
         binding.submit(self)
         try:
             return (yield from future.__await__())

@@ -73,6 +73,7 @@ class Runtime:
         self.closing = False
         self.watch = Watch(self) if watch else None
         self.loop: asyncio.AbstractEventLoop
+        self.thread = 0  # of the loop
         self.log: Log
         self._timer: asyncio.TimerHandle | None = None
         self._prefix = os.urandom(5).hex()
@@ -88,6 +89,7 @@ class Runtime:
         if self.started:
             raise ConfigError("this Runtime has been started before; make a new one")
         self.loop = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
         self.log = Log(self.loop)
         register(self)
         self.started = True
@@ -198,11 +200,7 @@ class Runtime:
 
     def submit(self, service: Service[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> concurrent.futures.Future[Any]:
         """A call from a plain thread."""
-        try:
-            on_loop = asyncio.get_running_loop() is self.loop
-        except RuntimeError:
-            on_loop = False
-        if on_loop:
+        if threading.get_ident() == self.thread:
             raise ConfigError(f"{service.name}.submit() is for plain threads; on the event loop use `await {service.name}(...)`")
         return self.hand_over(self.call(service, args, kwargs))
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 _FLUSH_AFTER = 0.05  # seconds
-_FLUSH_AT = 512  # entries
+_FLUSH_AT = 64  # entries: more at once would be felt as latency
 
 
 class Entry(NamedTuple):

@@ -33,7 +33,7 @@ async def _pull(call: BoundCall) -> AsyncGenerator[Any, None]:
     scheduler, clock = binding.scheduler, binding.runtime.clock
     failure: BaseException | None = None
     body: AsyncGenerator[Any, None] | None = None
-    runner = asyncio.current_task()
+    runner = asyncio.current_task(binding.runtime.loop)
     try:
         body = binding.target(*call.args, **call.kwargs)
         step = body.__anext__
@@ -53,7 +53,7 @@ async def _pull(call: BoundCall) -> AsyncGenerator[Any, None]:
                 break
             yield item
             request.progress = clock()
-            runner = asyncio.current_task()
+            runner = asyncio.current_task(binding.runtime.loop)
     except StopAsyncIteration:
         pass
     except BaseException as error:
@@ -118,7 +118,7 @@ async def _receive(call: BoundCall) -> AsyncGenerator[Any, None]:
     context.run(frame_var.set, Frame(call.budget, request, binding.runtime))
     inbox = call.stream = Inbox()
     loop, clock = binding.runtime.loop, binding.runtime.clock
-    call.runner = asyncio.current_task()
+    call.runner = asyncio.current_task(binding.runtime.loop)
     binding.submit(call)
     try:
         while True:
@@ -128,7 +128,7 @@ async def _receive(call: BoundCall) -> AsyncGenerator[Any, None]:
                 request.progress = math.inf
                 yield item
                 request.progress = clock()
-                call.runner = asyncio.current_task()
+                call.runner = asyncio.current_task(binding.runtime.loop)
                 if request.work is not None:
                     binding.resume(request.work)
             if inbox.closed:
