@@ -217,6 +217,7 @@ class Scheduler:
             elif request.state == ABANDONED:
                 missed = missed or request.outcome == "expired"
                 request.state = ENDED
+                request.work = None
         lease = give(work, now)
         if measured and (not station.direct or station.sampled()):
             station.time.add(work.cost, now - work.started)

@@ -14,6 +14,9 @@ from penstock.runtime import App, Runtime
 from penstock.runtime.app import ASGIApp, Receive, Scope, Send
 
 
+_PATIENT = 0.025  # seconds until a client's departure is watched for
+
+
 def application(app: App) -> ASGIApp:
     """The ASGI side of `app`. Under `lifespan` the runtime starts and stops with the server; without, at first use."""
     side = _Side(app)
@@ -100,32 +103,52 @@ async def _request(scope: Scope, receive: Receive, limit: int) -> Request | Faul
     return Request(scope["method"], path, scope.get("query_string", b""), headers, body)
 
 
+class _Departure:
+    """Notices that the client has gone, and cancels the task that answers it.
+
+    ASGI tells only who asks, so somebody must wait in `receive`; not for the many answers that take no time.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self.receive = receive
+        self.gone = False
+        self.task = asyncio.current_task()
+        self.asking: asyncio.Task[None] | None = None
+        self.timer = asyncio.get_running_loop().call_later(_PATIENT, self._ask)
+
+    def _ask(self) -> None:
+        self.asking = asyncio.ensure_future(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+        if self.task is not None:
+            self.task.cancel()
+
+    def close(self) -> None:
+        self.timer.cancel()
+        if self.asking is not None:
+            self.asking.cancel()
+
+
 async def _watched(answer: Any, receive: Receive, send: Send, request: Any) -> None:
     """Answer, and stop at once if the client goes away meanwhile."""
-    task = asyncio.ensure_future(_answer(answer, send, request))
-    gone = asyncio.ensure_future(receive())
+    departure = _Departure(receive)
     try:
-        done, _ = await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if task not in done:
-            task.cancel()
-        try:
-            await task
-        except (asyncio.CancelledError, ConnectionResetError):
-            if not gone.done():
-                raise
+        got: Answer = await answer if asyncio.iscoroutine(answer) else answer
+        if isinstance(got, Response):
+            departure.close()
+            await _whole(send, got, request)
+        else:
+            out = _Out(send, request.method == "HEAD")
+            await got.run(out)
+            await out.flush()
+    except asyncio.CancelledError:
+        if not departure.gone or departure.task is None or departure.task.uncancel():
+            raise
     finally:
-        task.cancel()
-        gone.cancel()
-
-
-async def _answer(answer: Any, send: Send, request: Request) -> None:
-    got: Answer = await answer if asyncio.iscoroutine(answer) else answer
-    if isinstance(got, Response):
-        await _whole(send, got, request)
-    else:
-        out = _Out(send, request.method == "HEAD")
-        await got.run(out)
-        await out.flush()
+        departure.close()
 
 
 def _pairs(head: bytes) -> list[tuple[bytes, bytes]]:

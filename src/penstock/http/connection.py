@@ -16,7 +16,7 @@ from collections.abc import Coroutine
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from penstock.http.message import Answer, Request, Response
+from penstock.http.message import Answer, Disconnected, Request, Response
 from penstock.http.problems import Fault, problem_response
 from penstock.http.reader import HEAD, IDLE, Reader
 from penstock.http.wire import CONTINUE, STATUS_LINES
@@ -142,8 +142,11 @@ class Connection(Writer):
             else:
                 await answer.run(self)
                 self._finish(request)
-        except ConnectionResetError:
+        except Disconnected:
             self._abort()
+        except asyncio.CancelledError:
+            self._abort()  # where it was not the client that left, it must not wait for ever
+            raise
         except Exception as error:
             log.exception("the handler failed on %s %s", request.method, request.path)
             if self._stage == UNSTARTED:

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 from penstock.codec import MSGPACK as MSGPACK_TYPE
 from penstock.codec import OCTETS, Schema, encode_json, encode_msgpack, media_type
-from penstock.errors import InvalidRequest, MethodNotAllowed, PenstockError, UnsupportedMedia
+from penstock.errors import InvalidRequest, MethodNotAllowed, NotAcceptable, PenstockError, UnsupportedMedia
 from penstock.http.headers import JSON, MSGPACK, NDJSON, SSE, accepted, budget_of, request_id, trace_line
 from penstock.http.message import Answer, Request, Response
 from penstock.http.problems import problem_response
@@ -79,7 +79,7 @@ class Endpoint:
         identity = request_id(headers) if b"x-request-id" in headers else ""
         try:
             kwargs = self._arguments(request)
-            kind = accepted(headers, self.offers) if b"accept" in headers else self.offers[0]
+            kind = self._kind(headers) if b"accept" in headers else self.offers[0]
             budget = budget_of(headers, runtime.clock())
         except PenstockError as error:
             return self._refuse(error, identity)
@@ -88,6 +88,14 @@ class Endpoint:
         if kind is SSE or kind is NDJSON:
             return EventStream(exchange, kind is SSE)
         return self._unary(exchange, kind)
+
+    def _kind(self, headers: dict[bytes, bytes]) -> str:
+        try:
+            return accepted(headers, self.offers)
+        except NotAcceptable:
+            if self.raw_answer:  # only its author knows whether the bytes are image/png
+                return self.offers[0]
+            raise
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         if request.method == "POST":

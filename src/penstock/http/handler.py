@@ -14,6 +14,7 @@ from penstock.http.endpoint import Endpoint
 from penstock.http.message import Answer, Request, Response
 from penstock.http.metrics import Metrics
 from penstock.http.openapi import describe
+from penstock.http.pace import Pacer
 from penstock.http.problems import Fault, problem_response
 from penstock.http.stream import Heartbeats
 from penstock.runtime import App, Runtime
@@ -34,6 +35,7 @@ class Handler:
         self.app = app
         self.runtime = runtime
         self.heartbeats = Heartbeats()
+        self.pacer = Pacer()
         self.metrics = Metrics(runtime)
         runtime.log.subscribe(self.metrics.read)
         if app.log:

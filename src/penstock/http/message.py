@@ -50,10 +50,14 @@ class Response:
         self.body = body
 
 
-class Out(Protocol):
-    """Where a streamed answer is written. `write` and `end` give None, or, when the reader is slow, what to await.
+class Disconnected(ConnectionResetError):
+    """The client has gone; nothing can be written to it."""
 
-    Writing to a client that has gone raises ConnectionResetError. `bodiless` says that only the head is wanted (HEAD).
+
+class Out(Protocol):
+    """Where a streamed answer is written. Each method gives None, or what to await before the next one.
+
+    Writing to a client that has gone raises `Disconnected`. `bodiless` says that only the head is wanted (HEAD).
     `sized` says that `head` has the content-length.
     """
 

@@ -8,13 +8,15 @@ comment lines from one shared sweep.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from penstock.codec import encode_json
-from penstock.http.message import Out
+from penstock.errors import PenstockError
+from penstock.http.message import Disconnected, Out
 from penstock.http.problems import problem, problem_response
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class Heartbeats:
 class EventStream:
     """One streamed answer (`Streamed`): events if `events`, else lines of JSON."""
 
-    __slots__ = ("events", "exchange", "out", "quiet", "started")
+    __slots__ = ("events", "exchange", "out", "quiet", "started", "waiting")
 
     def __init__(self, exchange: Exchange, events: bool) -> None:
         self.exchange = exchange
@@ -66,66 +68,103 @@ class EventStream:
         self.out: Out | None = None
         self.started = False
         self.quiet = 0
+        self.waiting: Awaitable[None] | None = None
+        """What the last write gave to await: while it is there, nothing else may be written."""
 
     async def run(self, out: Out) -> None:
         self.out = out
-        exchange, count = self.exchange, 0
-        heartbeats = exchange.endpoint.handler.heartbeats
+        if out.bodiless:
+            self.exchange.call.cancel()
+            await self._end(b"")
+            return
+        heartbeats = self.exchange.endpoint.handler.heartbeats
         if self.events:
             heartbeats.add(self)
         try:
-            async with aclosing(exchange.call.__aiter__()) as items:  # type: ignore[type-var]
-                async for item in items:
-                    data = self._event(count, item)
-                    count += 1
-                    waiting = out.write(data) if self.started else self._start(data)
-                    self.quiet = 0
-                    if waiting is not None:
-                        await waiting
-        except (asyncio.CancelledError, ConnectionResetError):
+            await self.exchange.endpoint.handler.pacer.turn()
+            await self._items(out)
+        except Disconnected:
             raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            await self._fail(PenstockError(f"{self.exchange.endpoint.service.name} cancelled its own call"))
         except Exception as error:
-            self._fail(out, error)
-            return
+            await self._fail(error)
+        else:
+            await self._end(END if self.events else b"")
         finally:
             heartbeats.streams.pop(self, None)
-        if not self.started:
-            self._start(b"")
-        out.end(END if self.events else b"")
+            if isinstance(self.waiting, asyncio.Future):
+                self.waiting.cancel()  # a heartbeat's
+
+    async def _items(self, out: Out) -> None:
+        count = 0
+        async with aclosing(self.exchange.call.__aiter__()) as items:  # type: ignore[type-var]
+            async for item in items:
+                data = self._event(count, item)
+                count += 1
+                if self.waiting is not None:
+                    await self._settle()  # a heartbeat's
+                self.waiting = out.write(data) if self.started else self._start(data)
+                self.quiet = 0
+                if self.waiting is not None:
+                    await self._settle()
+
+    async def _settle(self) -> None:
+        """Await the last write. It stays in `waiting` meanwhile, so that no heartbeat comes between."""
+        if self.waiting is not None:
+            try:
+                await self.waiting
+            finally:
+                self.waiting = None
 
     def _event(self, count: int, item: Any) -> bytes:
         if self.events:
             return b"id: %d\ndata: %b\n\n" % (count, encode_json(item))
         return encode_json(item) + b"\n"
 
-    def _start(self, data: bytes) -> Any:
+    def _start(self, data: bytes) -> Awaitable[None] | None:
         assert self.out is not None
         self.started = True
         head = self.exchange.head() + (SSE_HEAD if self.events else NDJSON_HEAD)
         return self.out.start(200, head, (RETRY if self.events else b"") + data)
 
-    def _fail(self, out: Out, error: Exception) -> None:
+    async def _end(self, data: bytes) -> None:
+        assert self.out is not None
+        await self._settle()
+        if not self.started:
+            self.waiting = self._start(b"")
+            await self._settle()
+        self.waiting = self.out.end(data)
+        await self._settle()
+
+    async def _fail(self, error: Exception) -> None:
+        assert self.out is not None
         exchange = self.exchange
         exchange.report(error)
-        if not self.started:
-            answer = problem_response(error, exchange.call.id, head=exchange.head(), debug=exchange.debug)
-            length = b"content-length: %d\r\n" % len(answer.body)
-            out.start(answer.status, answer.head + length, answer.body, sized=True)
-            out.end()
+        if self.started:
+            body = msgspec.json.encode(problem(error, exchange.call.id, debug=exchange.debug))
+            await self._end(b"event: error\ndata: %b\n\n" % body if self.events else b'{"error":%b}\n' % body)
             return
-        body = msgspec.json.encode(problem(error, exchange.call.id, debug=exchange.debug))
-        out.end(b"event: error\ndata: %b\n\n" % body if self.events else b'{"error":%b}\n' % body)
+        answer = problem_response(error, exchange.call.id, head=exchange.head(), debug=exchange.debug)
+        length = b"content-length: %d\r\n" % len(answer.body)
+        self.started = True
+        self.waiting = self.out.start(answer.status, answer.head + length, answer.body, sized=True)
+        await self._end(b"")
 
     def beat(self) -> None:
         """Half an interval has passed; two silent ones make a heartbeat."""
         self.quiet += 1
-        if self.quiet < 2 or self.out is None:
+        if isinstance(self.waiting, asyncio.Future) and self.waiting.done():
+            self.waiting = None
+        if self.quiet < 2 or self.out is None or self.waiting is not None:
             return
         self.quiet = 0
         try:
-            if self.started:
-                self.out.write(PING)
-            else:
-                self._start(PING)
-        except ConnectionResetError:
-            pass
+            waiting = self.out.write(PING) if self.started else self._start(PING)
+        except Disconnected:
+            return
+        if waiting is not None:
+            self.waiting = asyncio.ensure_future(waiting)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
-from penstock.http.message import Request, Response
+from penstock.http.message import Disconnected, Request, Response
 from penstock.http.wire import BODILESS, CHUNKED, LAST_CHUNK, STATUS_LINES, connection_line
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Writer(asyncio.Protocol):
     def start(self, status: int, head: bytes, data: bytes = b"", *, sized: bool = False) -> Awaitable[None] | None:
         transport, request, server = self._transport, self._request, self._server
         if transport is None or request is None:
-            raise ConnectionResetError
+            raise Disconnected
         self._stage = STREAMING
         self._left = 0
         if status in BODILESS:
@@ -119,7 +119,7 @@ class Writer(asyncio.Protocol):
     def write(self, data: bytes) -> Awaitable[None] | None:
         transport = self._transport
         if transport is None:
-            raise ConnectionResetError
+            raise Disconnected
         if data and not self.bodiless:
             if self._chunked:
                 transport.write(b"%x\r\n%b\r\n" % (len(data), data))
@@ -131,7 +131,7 @@ class Writer(asyncio.Protocol):
     def end(self, data: bytes = b"") -> Awaitable[None] | None:
         transport = self._transport
         if transport is None:
-            raise ConnectionResetError
+            raise Disconnected
         if self.bodiless:
             self._stage = ENDED
             return None

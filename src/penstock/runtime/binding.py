@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.core.policy.admit import Latest, Queue
 from penstock.core.policy.limit import AIMD
 from penstock.core.policy.order import Priority
-from penstock.core.request import BACKOFF, RUNNING, Request, Work
+from penstock.core.request import BACKOFF, ENDED, RUNNING, Request, Work
 from penstock.core.station import Station, StationOptions
 from penstock.errors import ConfigError, WorkerLost
 from penstock.executors.base import Executor, Inline, Place, Process, Thread
@@ -254,6 +254,9 @@ class Binding:
                 r.root,
             )
         )
+        r.item = None  # no reference cycles: what has ended is freed at once, and the collector has nothing to find
+        if r.state == ENDED:
+            r.work = None
 
 
 def station_options(service: Service[..., Any], runtime: Runtime, defaults: Sizes) -> tuple[StationOptions, Place]:
