@@ -140,7 +140,7 @@ class Endpoint:
                 raise
             error = PenstockError(f"{self.service.name} cancelled its own call")
             return problem_response(error, exchange.call.id, head=exchange.head())
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # sys.exit() in a body ends that call, not the server
             exchange.report(error)
             return problem_response(error, exchange.call.id, head=exchange.head(), debug=exchange.debug)
         return Response(200, exchange.head() + head, body)

@@ -90,7 +90,7 @@ class EventStream:
             if task is None or task.cancelling():
                 raise
             await self._fail(PenstockError(f"{self.exchange.endpoint.service.name} cancelled its own call"))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             await self._fail(error)
         else:
             await self._end(END if self.events else b"")
@@ -140,7 +140,7 @@ class EventStream:
         self.waiting = self.out.end(data)
         await self._settle()
 
-    async def _fail(self, error: Exception) -> None:
+    async def _fail(self, error: BaseException) -> None:
         assert self.out is not None
         exchange = self.exchange
         exchange.report(error)
