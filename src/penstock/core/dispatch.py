@@ -64,19 +64,21 @@ def _released(station: Station, now: float) -> tuple[str, float]:
     )
 
 
-def _form(s: Scheduler, station: Station, now: float, reason: str) -> tuple[list[Request], str, float]:
-    """Take the next work's requests out of the queue."""
+def _form(
+    s: Scheduler, station: Station, now: float, reason: str, lead: float = 0.0
+) -> tuple[list[Request], str, float]:
+    """Take the next work's requests out of the queue; it will start in `lead` seconds."""
     batch = station.batch
     if batch is None:
-        requests = _pick(s, station, now, _group(station))
+        requests = _pick(s, station, now, _group(station), lead)
         for request in requests:
             station.dequeued(request)
         return requests, reason, sum([request.cost for request in requests])
     selective = batch.cost is not None or batch.key is not None
-    window = _pick(s, station, now, 4 * batch.max_size + 16 if selective else batch.max_size)
+    window = _pick(s, station, now, 4 * batch.max_size + 16 if selective else batch.max_size, lead)
     head = window[0]
     alike = [r for r in window if r.key == head.key] if batch.key is not None else window
-    chosen, bound = choose(batch, station.pricing, alike, now, station.time)
+    chosen, bound = choose(batch, station.pricing, alike, now + lead, station.time)
     if len(chosen) < len(window):
         kept = set(map(id, chosen))
         for request in reversed(window):
@@ -103,13 +105,13 @@ def _group(station: Station) -> int:
     return max(1, min(16, len(station.waiting) // len(station.replicas), int(_SHORT / max(peak, 1e-5))))
 
 
-def _pick(s: Scheduler, station: Station, now: float, count: int) -> list[Request]:
+def _pick(s: Scheduler, station: Station, now: float, count: int, lead: float) -> list[Request]:
     """The next `count` requests in order. Those that would be wasted give way to a full round of others, if it waits."""
     queue = station.queue
     full = min(count, station.round_size())
     if not station.time.known or len(station.waiting) <= full or not _may_doom(station):
         return queue.take(count, now)
-    seconds = station.round_seconds()
+    seconds = lead + station.round_seconds()
     good: list[Request] = []
     bad: list[tuple[Request, PenstockError]] = []
     while queue and len(good) < count:
@@ -217,7 +219,9 @@ def _stage(s: Scheduler, station: Station, now: float) -> None:
         full = len(station.waiting) >= batch.max_size or station.queued_cost >= batch.max_cost
         if not full or (station.ready_at(now) == math.inf and not _frees_limit(station)):
             return
-        requests, reason, cost = _form(s, station, now, "size" if len(station.waiting) >= batch.max_size else "cost")
+        lead = max(0.0, replica.work.started + station.time.seconds(replica.work.cost) - now)
+        reason = "size" if len(station.waiting) >= batch.max_size else "cost"
+        requests, reason, cost = _form(s, station, now, reason, lead)
         work = Work(station, replica.index, requests, reason, cost)
         work.staged = True
         replica.staged = work

@@ -41,7 +41,7 @@ def _line(e: Entry, offset: float) -> str:
         '"ran_ms": %.3f, "streamed_ms": %.3f%s}\n'
         % (
             e.arrived + offset,
-            f'"{e.id}"' if e.id.isalnum() or '"' not in e.id and "\\" not in e.id else json.dumps(e.id),
+            f'"{e.id}"' if e.id.isalnum() else json.dumps(e.id),
             e.service,
             e.outcome,
             e.queued * 1e3,

@@ -41,7 +41,7 @@ class Histogram:
 class Sums:
     """What is counted of one service."""
 
-    __slots__ = ("busy", "calls", "items", "released", "runs", "sizes", "totals", "waits")
+    __slots__ = ("busy", "calls", "direct", "items", "released", "runs", "sizes", "totals", "waits")
 
     def __init__(self) -> None:
         self.calls: dict[str, int] = {}
@@ -50,15 +50,23 @@ class Sums:
         self.released: dict[str, float] = {}
         self.busy: dict[int, float] = {}
         self.items = 0
+        self.direct = 0
 
     def add(self, e: Entry) -> None:
         calls = self.calls
         calls[e.outcome] = calls.get(e.outcome, 0) + 1
         waited = e.queued + e.batched
-        self.waits.add(waited)
+        if waited:
+            self.waits.add(waited)
+        else:
+            self.waits.counts[0] += 1.0
         self.totals.add(waited + e.ran + e.streamed)
-        self.items += e.items
+        if e.items:
+            self.items += e.items
         if not e.batch:
+            return
+        if e.released == "alone" and e.batch == 1 and e.replica < 0:
+            self.direct += 1  # on the loop: its time and size are in the line already
             return
         share = 1.0 / e.batch  # each of a batch's calls has a line; together they are one start
         self.runs.add(e.ran, share)
@@ -66,6 +74,12 @@ class Sums:
         self.released[e.released] = self.released.get(e.released, 0.0) + share
         if e.replica >= 0:
             self.busy[e.replica] = self.busy.get(e.replica, 0.0) + (e.ran + e.streamed) * share
+
+
+    def reasons(self) -> list[tuple[str, float]]:
+        """Starts by why they were released."""
+        direct = [("alone", float(self.direct))] if self.direct else []
+        return [*direct, *self.released.items()]
 
 
 class Metrics:
@@ -109,7 +123,7 @@ class Metrics:
             for service, sums in kept:
                 lines += getattr(sums, field).lines(name, f'service="{service}"')
         name = family("batches_released_total", "counter", "Starts by why they were released.")
-        lines += [f'{name}{{service="{s}",reason="{r}"}} {_number(n)}' for s, m in kept for r, n in m.released.items()]
+        lines += [f'{name}{{service="{s}",reason="{r}"}} {_number(n)}' for s, m in kept for r, n in m.reasons()]
         name = family("replica_busy_seconds_total", "counter", "Time in which a replica ran calls; its rate is the busy share.")
         lines += [f'{name}{{service="{s}",replica="{i}"}} {n:.9g}' for s, m in kept for i, n in m.busy.items()]
         self._stations(lines, family)

@@ -229,7 +229,7 @@ class Runtime:
 
     def next_id(self) -> str:
         """A request id that is unique among all runtimes."""
-        return f"{self._prefix}-{next(self._ids):x}"
+        return f"{self._prefix}{next(self._ids):06x}"
 
     # Commands and time
 
