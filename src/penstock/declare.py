@@ -27,7 +27,7 @@ def describe(target: Any, args: tuple[Any, ...], name: str | None, batched: bool
     is_class = inspect.isclass(target)
     if not callable(target):
         raise ConfigError(f"a service is made of a function or a class, not of {target!r}")
-    if is_class and "__call__" not in dir(target) or is_class and target.__call__ is type.__call__:
+    if is_class and not any("__call__" in vars(base) for base in target.__mro__):
         raise ConfigError(f"class {target.__name__} has no __call__ method to serve requests with")
     if args and not is_class:
         raise ConfigError(f"{_title(target)}: arguments are for the constructors of classes; a function takes none here")
@@ -61,10 +61,16 @@ def _service_name(target: Any, name: str | None) -> str:
     return name
 
 
+def vars_call(cls: Any) -> Any:
+    """The `__call__` that instances of a class have (the class itself is callable too, which constructs one)."""
+    return cls.__call__
+
+
 def call_of(body: Body) -> Callable[..., Any]:
     """The function that serves one request (or one batch), for its signature."""
     if body.is_class:
-        return typing.cast("Callable[..., Any]", body.target.__call__)
+        call: Callable[..., Any] = vars_call(body.target)
+        return call
     return body.target
 
 
@@ -138,4 +144,5 @@ def validate(body: Body, options: ServiceOptions) -> None:
 def _importable(body: Body) -> None:
     qualname = getattr(body.target, "__qualname__", "")
     if "<" in qualname or not qualname:
-        raise ConfigError(f"{body.name}: a child process imports its body by name; define {qualname or body.target!r} at module level")
+        what = qualname or repr(body.target)
+        raise ConfigError(f"{body.name}: a child process imports its body by name; define {what} at module level")

@@ -152,7 +152,7 @@ def service(target: Callable[P, Iterator[R]], /, **options: Any) -> Service[P, R
 def service(target: Callable[P, Awaitable[R]], /, **options: Any) -> Service[P, R]: ...
 @overload
 def service(target: Callable[P, R], /, **options: Any) -> Service[P, R]: ...
-def service(
+def service(  # type: ignore[misc]
     target: Any = None,
     /,
     *args: Any,

@@ -44,7 +44,8 @@ def run(options: argparse.Namespace) -> None:
         raise CommandFailed(f"{options.app} cannot be loaded: {type(error).__name__}: {error}") from error
 
     def announce(server: Server) -> None:
-        print(report(app, f"http://{_shown(options.host)}:{server.port}", time.monotonic() - began), file=sys.stderr, flush=True)
+        url = f"http://{_shown(options.host)}:{server.port}"
+        print(report(app, url, time.monotonic() - began), file=sys.stderr, flush=True)
 
     main = serve(app, options.host, options.port, unix_path=options.uds, grace=options.grace, announce=announce)
     try:
@@ -54,7 +55,8 @@ def run(options: argparse.Namespace) -> None:
     except OSError as error:
         if options.debug or not isinstance(error.errno, int) or error.filename:
             raise
-        raise CommandFailed(f"cannot listen on {options.host}:{options.port}: {error.strerror}; choose another --port") from error
+        where = f"{options.host}:{options.port}"
+        raise CommandFailed(f"cannot listen on {where}: {error.strerror}; choose another --port") from error
     except Exception as error:
         if options.debug:
             raise

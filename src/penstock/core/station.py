@@ -126,13 +126,14 @@ class Station:
         return at
 
     def gathers(self, request: Request, now: float) -> bool:
-        """Whether one more queued request changes nothing yet: a batch is being gathered, or all replicas are provided for."""
+        """Whether one more queued request changes nothing yet: a batch gathers, or all replicas are provided for."""
         batch, queued = self.batch, len(self.waiting)
         if batch is None or queued >= batch.max_size or self.queued_cost >= batch.max_cost or self.draining:
             return not self.free and not self.direct and (batch is None or self.staged >= len(self.replicas))
         if not self.free:
             return True
-        soon = request.deadline is not None and request.deadline - now < batch.max_wait + 2 * self.time.seconds(self.queued_cost)
+        lead = batch.max_wait + 2 * self.time.seconds(self.queued_cost)
+        soon = request.deadline is not None and request.deadline - now < lead
         return queued > 1 and batch.max_wait > 0 and not soon
 
     def pools_fit(self) -> bool:

@@ -29,7 +29,7 @@ def mounted(app: App, handler: Handler) -> AnyHandler:
     """The handler with the mounts before it."""
 
     def route(request: Request) -> Answer | Coroutine[Any, Any, Answer]:
-        found = match(app, request.path)
+        found = None if handler.knows(request.path) else match(app, request.path)
         return handler(request) if found is None else _Bridged(request, *found)
 
     return route
@@ -77,6 +77,8 @@ class _Bridged:
             lines = [(name.lower(), value) for name, value in message.get("headers", ())]
             length = b"".join(b"content-length: %b\r\n" % value for name, value in lines if name == b"content-length")
             head = b"".join(b"%b: %b\r\n" % pair for pair in lines if pair[0] not in _SKIPPED)
+            if any(b"\r" in value or b"\n" in value or b"\0" in value for _, value in lines):
+                raise ValueError("a mounted application answered with a header value that holds a line break")
             self.head = (message["status"], head + length, bool(length))
             return
         data = message.get("body", b"")

@@ -62,6 +62,10 @@ class Handler:
         answer = self._operate(request) if endpoint is None else endpoint(request)
         return self._with_origin(answer, origin) if origin else answer
 
+    def knows(self, path: str) -> bool:
+        """Whether this path is ours before it is a mounted application's."""
+        return path in self.endpoints or (path != "/" and path in self.operations)
+
     def stop(self) -> None:
         """No more heartbeats."""
         self.heartbeats.stop()

