@@ -97,9 +97,7 @@ class Site:
     async def client(self) -> Client:
         return Client(*await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 24))
 
-    async def ask(
-        self, path: str, *lines: str, method: str = "GET", body: bytes = b""
-    ) -> tuple[int, dict[str, str], bytes]:
+    async def ask(self, path: str, *lines: str, method: str = "GET", body: bytes = b"") -> tuple[int, dict[str, str], bytes]:
         client = await self.client()
         client.send(get(path, "Connection: close", *lines, method=method, body=body))
         status, headers, body = split(await client.all())
@@ -153,15 +151,15 @@ def test_json(go: Go) -> None:
         async with site() as s:
             status, headers, body = await s.post("/add", {"x": 1})
             assert (status, body, headers["content-type"]) == (200, 3, "application/json")
-            assert re.fullmatch(r"[0-9a-f]+-[0-9a-f]+", headers["x-request-id"])
+            assert re.fullmatch(r"[0-9a-f]{16}", headers["x-request-id"])
             parts = re.findall(r"(\w+);dur=([\d.]+)", headers["server-timing"])
             assert [name for name, _ in parts] == ["queue", "batch", "run", "stream"]
             assert (await s.post("/plain", {"text": "\u00e9"}))[2] == {"text": "\u00e9"}
             assert (await s.ask("/add", method="POST", body=b'{"x": 5}'))[2] == b"7"  # no type given
             assert (await s.ask("/look", method="POST"))[0] == 200  # no body, no parameters needed
-            assert (
-                await s.ask("/add", "Content-Type: application/json; charset=utf-8", method="POST", body=b'{"x":1}')
-            )[0] == 200
+            assert (await s.ask("/add", "Content-Type: application/json; charset=utf-8", method="POST", body=b'{"x":1}'))[
+                0
+            ] == 200
 
     go(main())
 
@@ -224,9 +222,7 @@ def test_bad_bodies(go: Go, name: str) -> None:
 
     async def main() -> None:
         async with site() as s:
-            answer = await s.ask(
-                "/add", "Content-Type: application/json", "X-Request-Id: abc", method="POST", body=body
-            )
+            answer = await s.ask("/add", "Content-Type: application/json", "X-Request-Id: abc", method="POST", body=body)
             found = problem(answer)
             assert found["status"] in (400, 422)
             assert found["status"] == status or name.startswith(("deep", "large"))

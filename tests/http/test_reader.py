@@ -167,9 +167,7 @@ def test_an_offer_of_another_protocol_ends_nothing() -> None:
 
 
 def test_headers() -> None:
-    data = head(
-        b"HOST: a", b"Accept: x", b"accept: y", b"Cookie: a=1", b"Cookie: b=2", b"X: \xff", first=b"GET / HTTP/1.1"
-    )
+    data = head(b"HOST: a", b"Accept: x", b"accept: y", b"Cookie: a=1", b"Cookie: b=2", b"X: \xff", first=b"GET / HTTP/1.1")
     (request,), _ = read(data)
     assert request.headers == {b"host": b"a", b"accept": b"x, y", b"cookie": b"a=1; b=2", b"x": b"\xff"}
 

@@ -87,9 +87,7 @@ def test_http10(go: Go, keep: bool) -> None:
     async def main() -> None:
         async with standing() as stand:
             line = b"Connection: keep-alive\r\n" if keep else b""
-            answer = await stand.ask(
-                b"GET /a HTTP/1.0\r\n" + line + b"\r\n" + b"GET /stream HTTP/1.0\r\n" + line + b"\r\n"
-            )
+            answer = await stand.ask(b"GET /a HTTP/1.0\r\n" + line + b"\r\n" + b"GET /stream HTTP/1.0\r\n" + line + b"\r\n")
             if keep:
                 assert b"connection: keep-alive\r\n" in answer
                 assert answer.endswith(b"connection: close\r\n\r\n" + b"xxxx" * 3)  # its length is where it ends
@@ -190,9 +188,7 @@ def test_a_client_that_leaves_is_noticed(go: Go) -> None:
             for path in ("/slow?5", "/drip"):
                 client = await stand.client()
                 client.send(get(path))
-                await stand.until(
-                    lambda path=path: len(stand.echo.requests) and stand.echo.requests[-1].path == path[:5]
-                )
+                await stand.until(lambda path=path: len(stand.echo.requests) and stand.echo.requests[-1].path == path[:5])
                 await asyncio.sleep(0.02)
                 client.close()
                 await stand.until(lambda: not stand.server.connections)

@@ -97,9 +97,7 @@ def test_a_failure_after_the_first_item_is_an_event(go: Go) -> None:
             *_, last = (await s.ask("/count?n=101", "Accept: application/x-ndjson"))[2].decode().splitlines()
             assert json.loads(last)["error"]["status"] == 500
             for kind in ("encode", "reset", "cancel", "exit"):
-                *_, error = events(
-                    (await s.ask("/stream_faults", method="POST", body=json.dumps({"kind": kind}).encode()))[2]
-                )
+                *_, error = events((await s.ask("/stream_faults", method="POST", body=json.dumps({"kind": kind}).encode()))[2])
                 assert error["event"] == "error", kind
 
     go(main())

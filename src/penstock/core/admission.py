@@ -38,26 +38,34 @@ def never(station: Station, request: Request, now: float) -> PenstockError | Non
     return None
 
 
-def refuse(station: Station, request: Request, now: float) -> PenstockError | None:
-    """Why this request may not wait now, or None. Called only when it cannot start at once.
-
-    Predictions refuse roots only: an inner call is part of work that has been admitted. What fits the next two
-    rounds is admitted whatever callers are known to do, so that a wrong estimate can be unlearned.
-    """
+def overfull(station: Station, request: Request) -> PenstockError | None:
+    """Why this request does not fit into the queue, or None."""
     bound = station.options.queue
-    queued = len(station.waiting)
+    queued = len(station.waiting) + station.apart
     if queued >= bound.items:
         return QueueFull(
             f"{station.name}: {queued} calls wait already, the limit is {bound.items}", retry_after=_later(station)
         )
-    if station.queued_bytes + request.size > bound.size_bytes:
+    size_bytes = station.queued_bytes + station.apart_bytes
+    if size_bytes + request.size > bound.size_bytes:
         return QueueFull(
-            f"{station.name}: {station.queued_bytes} bytes wait already and this call has {request.size}, "
+            f"{station.name}: {size_bytes} bytes wait already and this call has {request.size}, "
             f"the limit is {bound.size_bytes}",
             retry_after=_later(station),
         )
+    return None
+
+
+def refuse(station: Station, request: Request, now: float) -> PenstockError | None:
+    """Why waiting would be in vain, or None. Asked only when the request cannot start at once.
+
+    Predictions refuse roots only: an inner call is part of work that has been admitted. What fits the next two
+    rounds is admitted whatever callers are known to do, so that a wrong estimate can be unlearned.
+    """
     if not request.root or not station.time.known or station.free:
         return None
+    bound = station.options.queue
+    queued = len(station.waiting)
     wait = station.starts_in(request, now)
     seconds = station.round_seconds()
     if request.deadline is not None and now + wait + seconds > request.deadline:

@@ -33,6 +33,7 @@ def idle(scheduler: Scheduler) -> None:
         assert not station.waiting and not len(station.queue), f"{station!r} still queues"
         assert not station.running and station.in_flight == 0, f"{station!r} still runs"
         assert station.staged == 0 and station.queued_bytes == 0, f"{station!r} kept counts"
+        assert station.apart == station.apart_bytes == 0, f"{station!r} kept places"
         assert not station.latest, f"{station!r} kept keys"
     for pool in scheduler.pools.values():
         assert abs(pool.used) < 1e-6, f"{pool!r} leaks"
@@ -44,12 +45,13 @@ def _counts(station: Station) -> None:
     assert len(station.queue) == len(station.waiting), f"{station!r}: the order holds {len(station.queue)}"
     assert len(station.waiting) <= options.queue.items, f"{station!r} is over its bound of items"
     assert station.queued_bytes == sum(r.size for r in station.waiting) <= options.queue.size_bytes
+    assert len(station.waiting) + station.apart <= options.queue.items, f"{station!r} is over its bound with what may come back"
     assert station.in_flight == len(station.running)
     previous = -math.inf
     for request in station.waiting:
         assert request.state == QUEUED and request.work is None, f"{request!r} waits"
-        assert request.submitted >= previous, f"{request!r} is out of order in time"
-        previous = request.submitted
+        assert request.queued >= previous, f"{request!r} is out of order in time"
+        previous = request.queued
     for work in station.running:
         assert not work.stopped and not work.staged
         live = 0
@@ -86,6 +88,6 @@ def _conserves_work(station: Station, now: float) -> None:
     if station.ready_at(now) > now or not station.pools_fit():
         return
     assert station.batch is not None, f"{station!r} idles while work waits"
-    oldest = next(iter(station.waiting)).submitted
+    oldest = next(iter(station.waiting)).queued
     full = len(station.waiting) >= station.batch.max_size or station.queued_cost >= station.batch.max_cost
     assert not full and now < oldest + station.batch.max_wait + 1e-9, f"{station!r} idles while a batch is due"

@@ -58,7 +58,7 @@ def _released(station: Station, now: float) -> tuple[str, float]:
     assert station.batch is not None
     if station.draining:
         return "drain", now
-    oldest = next(iter(station.waiting)).submitted
+    oldest = next(iter(station.waiting)).queued
     return release(
         station.batch, len(station.waiting), station.queued_cost, oldest, station.earliest, now, station.time
     )
@@ -226,6 +226,7 @@ def _stage(s: Scheduler, station: Station, now: float) -> None:
         work.staged = True
         replica.staged = work
         station.staged += 1
+        station.set_apart(requests, 1)
         for request in requests:
             request.state = STAGED
             request.work = work

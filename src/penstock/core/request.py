@@ -42,6 +42,7 @@ class Request:
         "outcome",
         "priority",
         "progress",
+        "queued",
         "rank",
         "released",
         "root",
@@ -92,7 +93,7 @@ class Request:
         self.attempts = 0
         self.work: Work | None = None
         self.station: Station | None = None
-        self.submitted = self.released = self.started = self.ended = 0.0
+        self.submitted = self.queued = self.released = self.started = self.ended = 0.0
         self.progress = 0.0  # infinity while a reader, not the body, is what a stream waits for
         self.seq = self.band = 0
         self.rank: tuple[float, int] = (0.0, 0)

@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 from random import Random
 
 from penstock.core import timeouts
-from penstock.core.admission import never, refuse
+from penstock.core.admission import never, overfull, refuse
 from penstock.core.commands import Command, End, Revoke, Stop
 from penstock.core.dispatch import dispatch, give, take, wake
 from penstock.core.pool import LockOrder, Pool, PoolState
@@ -99,21 +99,18 @@ class Scheduler:
         if error is not None:
             self.end(request, "expired" if isinstance(error, DeadlineExceeded) else "refused", now, error)
             return self._flush()
-        if request.deadline is not None:
-            self.dated += 1
-            self.arm(request.deadline, request)
         if station.retry is not None:
             station.retry.deposit()
         if request.latest is not None:
             self._supersede(station, request, now)
         if station.direct and (not station.waiting or not request.root) and self._starts_directly(station, request, now):
             return _NOTHING
-        full = station.batch.max_size if station.batch is not None else 1
-        if not station.free or len(station.waiting) >= full or station.draining:
-            error = refuse(station, request, now)
+        if station.batch is not None or not station.free or station.waiting:
+            error = overfull(station, request) or refuse(station, request, now)
             if error is not None:
                 self.end(request, "refused", now, error)
                 return self._flush()
+        self._accepted(request)
         request.state = QUEUED
         station.enqueue(request, now)
         at = now + station.start_timeout
@@ -143,9 +140,15 @@ class Scheduler:
         """A body that runs in its caller's own task starts within `submit`, if limits and pools allow."""
         if station.ready_at(now, nested=not request.root) > now or (station.needs and not station.pools_fit()):
             return False
+        self._accepted(request)
         work = Work(station, -1, [request], "alone", request.cost)
         take(self, work, now, now)
         return True
+
+    def _accepted(self, request: Request) -> None:
+        if request.deadline is not None:
+            self.dated += 1
+            self.arm(request.deadline, request)
 
     def cancel(self, request: Request, now: float) -> Sequence[Command]:
         """The caller does not want the answer any more. The caller itself is not told again."""
@@ -168,6 +171,7 @@ class Scheduler:
         assert replica.work is None, f"{replica.work!r} has not stopped"
         replica.staged, replica.work = None, work
         work.staged = False
+        station.set_apart(work.requests, -1)
         station.staged -= 1
         take(self, work, now, replica.freed)
         if work.live == 0:
@@ -182,6 +186,7 @@ class Scheduler:
         replica.staged = None
         work.staged = False
         work.stopped = True
+        station.set_apart(work.requests, -1)
         station.staged -= 1
         back = []
         for request in work.requests:
@@ -237,8 +242,11 @@ class Scheduler:
         if request.attempts >= policy.attempts or not isinstance(error, policy.on):
             return False
         at = now + policy.delay(request.attempts, self.random)
-        if (request.deadline is not None and at >= request.deadline) or not budget.withdraw():
+        if request.deadline is not None and at >= request.deadline:
             return False
+        if overfull(station, request) is not None or not budget.withdraw():
+            return False
+        station.set_apart([request], 1)
         request.state = BACKOFF
         request.work = None
         self.arm(at, request)
@@ -281,6 +289,8 @@ class Scheduler:
         state, work = request.state, request.work
         if state == QUEUED:
             self.leave_queue(request)
+        elif state == BACKOFF and request.station is not None:
+            request.station.set_apart([request], -1)
         self.end(request, outcome, now, error, stops=state not in (STAGED, RUNNING))
         if state == STAGED and work is not None:
             self.out.append(Revoke(work))

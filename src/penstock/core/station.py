@@ -46,6 +46,11 @@ class StationOptions:
                 f"{self.name}: Batch(max_wait={self.batch.max_wait:g}) is not shorter than start_timeout="
                 f"{self.start_timeout:g}, so every lone call would time out"
             )
+        if self.batch is not None and self.queue.items < self.batch.max_size:
+            raise ConfigError(
+                f"{self.name}: Queue(items={self.queue.items}) cannot hold one batch of {self.batch.max_size}; "
+                "raise items or lower Batch(max_size=...)"
+            )
         for pool, amount in self.needs:
             if not 0 < amount <= pool.capacity:
                 raise ConfigError(f"{self.name}: needs {amount:g} of pool {pool.name!r}, which has {pool.capacity:g}")
@@ -85,6 +90,7 @@ class Station:
         self.starts = 0
         self.queued_cost = 0.0
         self.queued_bytes = 0
+        self.apart = self.apart_bytes = 0  # staged or waiting for a retry: they may come back to the queue
         self.earliest = math.inf  # a lower bound of the queued deadlines
         self.check_at = math.inf
         self.start_timeout, self.progress_timeout = options.start_timeout, options.progress_timeout
@@ -119,7 +125,7 @@ class Station:
         """When limits allow one more start; infinity if only an end can."""
         at = now
         for limit in self.limits:
-            if not nested or limit.hard:
+            if not (nested and limit.soft):
                 ready = limit.ready_at(self.in_flight, now)
                 if ready > at:
                     at = ready
@@ -188,6 +194,7 @@ class Station:
 
     def enqueue(self, request: Request, now: float) -> None:
         self.queue.push(request, now)
+        request.queued = now
         self.waiting[request] = None
         self.queued_cost += request.cost
         self.queued_bytes += request.size
@@ -206,6 +213,11 @@ class Station:
         if request.latest is not None and self.latest.get(request.latest) is request:
             del self.latest[request.latest]
 
+    def set_apart(self, requests: list[Request], sign: int) -> None:
+        """Keep (or, with -1, give up) these requests' places within the queue's bounds while they are elsewhere."""
+        self.apart += sign * len(requests)
+        self.apart_bytes += sign * sum([request.size for request in requests])
+
     def requeue(self, requests: list[Request]) -> None:
         """Put back what was staged, at its old place in the order and in time."""
         for request in requests:
@@ -215,4 +227,4 @@ class Station:
             self.queued_bytes += request.size
             if request.deadline is not None:
                 self.earliest = min(self.earliest, request.deadline)
-        self.waiting = dict.fromkeys(sorted(self.waiting, key=lambda r: r.submitted))
+        self.waiting = dict.fromkeys(sorted(self.waiting, key=lambda r: r.queued))

@@ -25,6 +25,7 @@ def request_due(s: Scheduler, request: Request, now: float) -> None:
         if request.state == ENDED and station.waiting:
             dispatch(s, station, now)
     elif request.state == BACKOFF:
+        station.set_apart([request], -1)
         request.state = QUEUED
         station.enqueue(request, now)
         dispatch(s, station, now)
@@ -35,8 +36,8 @@ def station_due(s: Scheduler, station: Station, now: float) -> None:
     timeout = station.options.start_timeout
     while station.waiting:
         oldest = next(iter(station.waiting))
-        if oldest.submitted + timeout > now:
-            s.check(station, oldest.submitted + timeout)
+        if oldest.queued + timeout > now:
+            s.check(station, oldest.queued + timeout)
             break
         s.leave_queue(oldest)
         message = f"{station.name}: not started within {timeout:g} s; the service is overloaded or stuck"

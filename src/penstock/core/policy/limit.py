@@ -14,9 +14,10 @@ from penstock.errors import ConfigError
 
 
 class LimitState(Protocol):
-    """`hard` limits also hold for nested calls, so they take part in deadlock detection."""
+    """`hard` limits can be waited for in a circle, so they take part in deadlock detection; `soft` ones let nested calls by."""
 
     hard: bool
+    soft: bool
 
     def ready_at(self, in_flight: int, now: float) -> float:
         """When one more may start: `now` if it may already, infinity if only an end can make room."""
@@ -42,11 +43,12 @@ class Fixed:
 
 
 class FixedState:
-    __slots__ = ("hard", "n")
+    __slots__ = ("hard", "n", "soft")
 
     def __init__(self, n: int) -> None:
         self.n = n
         self.hard = True
+        self.soft = False
 
     def ready_at(self, in_flight: int, now: float) -> float:
         return now if in_flight < self.n else math.inf
@@ -86,12 +88,13 @@ class AIMD:
 
 
 class AIMDState:
-    __slots__ = ("ends", "hard", "limit", "misses", "opened", "peak", "policy")
+    __slots__ = ("ends", "hard", "limit", "misses", "opened", "peak", "policy", "soft")
 
     def __init__(self, policy: AIMD) -> None:
         self.policy = policy
         self.limit = math.inf
-        self.hard = False  # nested calls count but do not wait: shedding belongs to the root
+        self.hard = False
+        self.soft = True  # nested calls count but do not wait: shedding belongs to the root
         self.opened = -math.inf
         self.ends = self.misses = self.peak = 0
 
@@ -147,11 +150,12 @@ class Rate:
 
 
 class RateState:
-    __slots__ = ("hard", "interval", "last", "policy", "tat")
+    __slots__ = ("hard", "interval", "last", "policy", "soft", "tat")
 
     def __init__(self, policy: Rate) -> None:
         self.policy = policy
         self.hard = False  # frees up by itself as time passes, so nobody can wait for it in a circle
+        self.soft = False
         self.interval = 1.0 / policy.per_second
         self.tat = -math.inf
         self.last = -math.inf

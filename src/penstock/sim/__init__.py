@@ -1,0 +1,1 @@
+"""Simulation: the scheduler alone on a heap, and the whole runtime on a virtual clock, under seeded storms."""

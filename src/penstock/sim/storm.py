@@ -1,0 +1,268 @@
+"""A storm on the core: random arrivals and faults in virtual time, with every law checked after every step.
+
+The driver here keeps its own books, apart from the scheduler's: who was answered, what runs where, when each thing
+started. `python -m penstock.sim.storm SEED` replays one storm and prints it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from heapq import heappop, heappush
+from random import Random
+from typing import Any
+
+from penstock.core.check import check, idle
+from penstock.core.commands import Command, End, Revoke, Stage, Start, Stop
+from penstock.core.policy.limit import RateState
+from penstock.core.request import ENDED, RUNNING, STATE_NAMES, Request, Work
+from penstock.core.scheduler import Scheduler
+from penstock.core.station import Station
+from penstock.errors import WorkerLost
+from penstock.sim import world
+
+REQUESTS = 60
+MOST_STEPS = 20_000
+
+
+class Storm:
+    """One seeded run. `seen` counts what was reached; `trace` is the record that must be the same for the same seed."""
+
+    def __init__(self, seed: int, requests: int = REQUESTS, verbose: bool = False) -> None:
+        self.random = Random(seed)
+        self.scheduler = Scheduler(Random(seed + 1))
+        self.stations = world.stations(self.random, self.scheduler)
+        self.total = requests
+        self.verbose = verbose
+        self.now = 0.0
+        self.events: list[tuple[float, int, str, Any]] = []
+        self.number = 0
+        self.seen: Counter[str] = Counter()
+        self.trace: list[str] = []
+        self.ends: dict[Request, str] = {}
+        self.running: dict[Work, None] = {}
+        self.slots: dict[tuple[str, int], Work] = {}
+        self.staged: dict[tuple[str, int], Work] = {}
+        self.starts: dict[str, float] = {}
+        self.requests: list[Request] = []
+
+    def run(self) -> Storm:
+        """To the end; raises AssertionError when a law is broken."""
+        for station in self.stations:
+            for replica in station.replicas:
+                self.apply(self.scheduler.replica_up(station, replica.index, self.now), "up")
+        at = 0.0
+        for _ in range(self.total):
+            at += self.random.expovariate(self.random.choice((20.0, 200.0, 2000.0)))
+            self.at(at, "arrive", None)
+        for _ in range(6):
+            self.at(self.random.uniform(0, at), "fault", None)
+        self.at(at + self.random.uniform(0.0, 2.0), "drain", None)
+        steps = 0
+        while self.events or self.scheduler.wake_at < 1e9:
+            steps += 1
+            assert steps < MOST_STEPS, "the storm does not end"
+            self.step()
+        idle(self.scheduler)
+        for request in self.requests:
+            assert request.state == ENDED and request.outcome, f"{request!r} never ended"
+        assert not self.running and not self.staged, "work was forgotten"
+        return self
+
+    def step(self) -> None:
+        wake = self.scheduler.wake_at
+        if self.events and self.events[0][0] <= wake:
+            self.now, _, what, subject = heappop(self.events)
+            getattr(self, f"do_{what}")(subject)
+        else:
+            self.now = max(self.now, wake)
+            self.apply(self.scheduler.tick(self.now), "tick")
+        check(self.scheduler, self.now)
+
+    def at(self, when: float, what: str, subject: Any) -> None:
+        self.number += 1
+        heappush(self.events, (when, self.number, what, subject))
+
+    # What happens
+
+    def do_arrive(self, _: None) -> None:
+        station = self.random.choice(self.stations)
+        request = world.request(self.random, station, len(self.requests), self.now)
+        self.requests.append(request)
+        commands = self.scheduler.submit(station, request, self.now)
+        if station.direct and request.state == RUNNING and request.work is not None:
+            self.begin(request.work)
+        self.apply(commands, f"submit {request.id} to {station.name}")
+        if self.random.random() < 0.25:
+            self.at(self.now + self.random.expovariate(5.0), "leave", request)
+
+    def do_leave(self, request: Request) -> None:
+        if request.outcome:
+            return
+        self.seen[f"cancelled while {STATE_NAMES[request.state]}"] += 1
+        work = request.work if request.state == RUNNING else None
+        self.apply(self.scheduler.cancel(request, self.now), f"cancel {request.id}")
+        self.ended(request)
+        if work is not None and work.station.direct and not work.stopped:
+            self.stop(work, measured=False)  # a body on the loop stops with its caller
+
+    def do_finish(self, work: Work) -> None:
+        if work in self.running:
+            self.stop(work)
+
+    def do_item(self, work: Work) -> None:
+        request = work.requests[0]
+        if work in self.running and request.state == RUNNING:
+            self.seen["stream item"] += 1
+            self.scheduler.progress(request, self.now)
+            if self.random.random() < 0.3:
+                request.progress = float("inf")  # a slow reader
+                self.seen["slow reader"] += 1
+
+    def do_fault(self, _: None) -> None:
+        station = self.random.choice([s for s in self.stations if s.replicas] or self.stations)
+        if not station.replicas:
+            return
+        index = self.random.randrange(len(station.replicas))
+        self.crash(station, index)
+        self.at(self.now + self.random.uniform(0.0, 0.5), "restart", (station, index))
+
+    def crash(self, station: Station, index: int) -> None:
+        """A replica dies: what ran there is lost, what was staged there comes back."""
+        self.seen["crash"] += 1
+        key = (station.name, index)
+        self.apply(self.scheduler.replica_down(station, index, self.now), f"crash {key}")
+        staged = self.staged.pop(key, None)
+        if staged is not None:
+            self.seen["crash with staged work"] += 1
+            self.apply(self.scheduler.revoked(staged, self.now), "back")
+        work = self.slots.get(key)
+        if work is not None:
+            self.seen["crash while running"] += 1
+            self.stop(work, [WorkerLost("gone")] * len(work.requests), measured=False)
+
+    def do_restart(self, where: tuple[Station, int]) -> None:
+        self.apply(self.scheduler.replica_up(*where, self.now), f"restart {where[0].name}")
+
+    def do_drain(self, _: None) -> None:
+        self.apply(self.scheduler.drain(self.now), "drain")
+        for station in self.stations:  # everything comes up again, so that what waits can end
+            for replica in station.replicas:
+                self.at(self.now + 0.6, "restart", (station, replica.index))
+        self.at(self.now + 5.0, "abort", None)
+
+    def do_abort(self, _: None) -> None:
+        self.apply(self.scheduler.abort(self.now), "abort")
+
+    # Carrying out commands
+
+    def apply(self, commands: Sequence[Command], why: str) -> None:
+        queue = list(commands)
+        self.note(f"{why}: {list(map(repr, commands))}")
+        while queue:
+            command = queue.pop(0)
+            self.seen[type(command).__name__] += 1
+            if isinstance(command, Start):
+                self.begin(command.work)
+            elif isinstance(command, Stage):
+                self.seen["staged"] += 1
+                self.staged[self.place(command.work)] = command.work
+            elif isinstance(command, End):
+                self.seen[type(command.error).__name__] += 1
+                self.ended(command.request)
+                self.stop_direct(command.request)
+            elif isinstance(command, Revoke):
+                queue += self.revoke(command.work)
+            elif isinstance(command, Stop) and self.random.random() < 0.5 and command.work in self.running:
+                self.seen["stopped early"] += 1
+                self.at(self.now, "finish", command.work)
+
+    def stop_direct(self, request: Request) -> None:
+        work = request.work
+        if work is not None and work.station.direct and work in self.running:
+            self.at(self.now, "finish", work)
+
+    def revoke(self, work: Work) -> Sequence[Command]:
+        key = self.place(work)
+        if self.staged.get(key) is not work or self.random.random() < 0.2:
+            self.seen["revoked too late"] += 1
+            return ()  # its worker is about to take it
+        del self.staged[key]
+        self.seen["revoked"] += 1
+        return self.scheduler.revoked(work, self.now)
+
+    def begin(self, work: Work) -> None:
+        """Work starts: the laws of starting, from our own books."""
+        station = work.station
+        self.seen[f"released: {work.reason}"] += 1
+        if work.replica >= 0:
+            key = self.place(work)
+            assert key not in self.slots, f"{key} runs two works"
+            assert station.replicas[work.replica].up, f"{key} is down"
+            self.slots[key] = work
+        for request in work.requests:
+            if request.state == RUNNING:
+                assert request.deadline is None or request.deadline > self.now, f"{request!r} had expired when it started"
+        for limit in station.limits:
+            if isinstance(limit, RateState) and station.name in self.starts:
+                gap = self.now - self.starts[station.name]
+                assert gap >= limit.policy.min_gap - 1e-9, f"{station.name} started twice within {gap}"
+        self.starts[station.name] = self.now
+        self.running[work] = None
+        took = self.random.choice((0.001, 0.01, 0.05, 0.4)) * (1 + 0.02 * work.cost)
+        if station.options.streams:
+            for _ in range(self.random.randint(0, 4)):
+                self.at(self.now + self.random.uniform(0, took), "item", work)
+        self.at(self.now + took, "finish", work)
+
+    def stop(self, work: Work, errors: Sequence[Any] | None = None, measured: bool = True) -> None:
+        """Work has stopped; its worker takes what is staged in the same turn."""
+        del self.running[work]
+        key = self.place(work)
+        self.slots.pop(key, None)
+        if errors is None and self.random.random() < 0.1:
+            errors = [ValueError("bad") if self.random.random() < 0.5 else None for _ in work.requests]
+            self.seen["failed"] += 1
+        if any(isinstance(e, WorkerLost) for e in errors or ()):
+            self.seen["lost"] += 1
+        live = [r for r in work.requests if r.state == RUNNING]
+        commands = self.scheduler.finish(work, self.now, errors, measured)
+        for request in live:
+            if request.outcome:
+                self.ended(request)
+            else:
+                self.seen["retried"] += 1
+        taken = self.staged.pop(key, None)
+        self.apply(commands, f"finish {work!r}")
+        if taken is not None:
+            commands = self.scheduler.taken(taken, self.now)
+            self.begin(taken)
+            self.seen["taken"] += 1
+            self.apply(commands, "taken")
+
+    def ended(self, request: Request) -> None:
+        assert request not in self.ends, f"{request!r} ended twice"
+        self.ends[request] = request.outcome
+        self.seen[f"outcome: {request.outcome}"] += 1
+
+    def place(self, work: Work) -> tuple[str, int]:
+        return work.station.name, work.replica
+
+    def note(self, line: str) -> None:
+        text = f"{self.now:.6f} {line}"
+        self.trace.append(text)
+        if self.verbose:
+            print(text)
+
+
+def main() -> None:
+    """Replay a storm."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("seed", type=int)
+    storm = Storm(parser.parse_args().seed, verbose=True).run()
+    print(dict(storm.seen))
+
+
+if __name__ == "__main__":
+    main()

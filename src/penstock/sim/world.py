@@ -1,0 +1,99 @@
+"""A random set of stations, and random requests for them, from one seed."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from penstock.core.policy.admit import Queue
+from penstock.core.policy.batch import Batch
+from penstock.core.policy.limit import AIMD, Fixed, Limit, Rate
+from penstock.core.policy.order import EarliestDeadline, FairShare, Fifo, Order, Priority
+from penstock.core.policy.retry import Retry
+from penstock.core.pool import Pool
+from penstock.core.request import Request
+from penstock.core.scheduler import Scheduler
+from penstock.core.station import Station, StationOptions
+
+
+def padded(items: Any) -> float:
+    """Padded cost: count x longest."""
+    return float(len(items) * max(items))
+
+
+def stations(random: Random, scheduler: Scheduler) -> list[Station]:
+    """Two to four stations that use every kind of policy between them."""
+    shared = scheduler.pool(Pool("shared", random.choice((1, 2, 3))))
+    made = []
+    for n in range(random.randint(2, 4)):
+        replicas = random.choice((None, 1, 2, 3))
+        batch = None
+        if replicas is not None and random.random() < 0.6:
+            batch = Batch(
+                max_size=random.choice((1, 2, 4, 8)),
+                max_wait=random.choice((0.0, 0.01, 0.05)),
+                cost=padded if (costed := random.random() < 0.4) else None,
+                max_cost=40.0 if costed else float("inf"),
+                key=_key if random.random() < 0.3 else None,
+                learn=random.random() < 0.8,
+            )
+        made.append(
+            scheduler.add(
+                StationOptions(
+                    name=f"s{n}",
+                    replicas=replicas,
+                    queue=Queue(items=random.choice((2, 8, 100)) if batch is None else batch.max_size + random.choice((0, 4, 90)), size_bytes=random.choice((50, 10_000)), max_wait=None),
+                    order=_order(random),
+                    limits=_limits(random),
+                    batch=batch,
+                    retry=Retry(attempts=3, base=0.02, reserve=3.0) if (safe := random.random() < 0.5) else None,
+                    needs=((shared, 1.0),) if random.random() < 0.3 else (),
+                    safe=safe,
+                    streams=batch is None and random.random() < 0.3,
+                    stage=batch is not None and random.random() < 0.7,
+                    start_timeout=random.choice((0.3, 2.0, 60.0)),
+                    progress_timeout=random.choice((0.3, 2.0, 60.0)),
+                )
+            )
+        )
+    return made
+
+
+def _key(item: Any) -> bool:
+    return bool(item % 2)
+
+
+def _order(random: Random) -> Order:
+    leaf: Fifo | EarliestDeadline = random.choice((Fifo(), EarliestDeadline(horizon=5.0)))
+    fair = FairShare(weights={"a": random.choice((1.0, 3.0))}, then=leaf)
+    return random.choice((leaf, fair, Priority(age=0.2, then=fair), Priority(age=1.0, then=leaf), Priority()))
+
+
+def _limits(random: Random) -> tuple[Limit, ...]:
+    some: list[Limit] = []
+    if random.random() < 0.5:
+        some.append(AIMD(window=0.2))
+    if random.random() < 0.3:
+        some.append(Fixed(random.choice((1, 2, 5))))
+    if random.random() < 0.2:
+        some.append(Rate(per_second=random.choice((50.0, 200.0)), burst=random.choice((1, 3)), min_gap=0.001))
+    return tuple(some)
+
+
+def request(random: Random, station: Station, number: int, now: float) -> Request:
+    """One call of this station."""
+    batch = station.batch
+    value = random.randint(1, 12) if random.random() < 0.97 else 60  # now and then one that can never fit
+    return Request(
+        id=f"r{number}",
+        arrival=now,
+        deadline=now + random.choice((0.01, 0.1, 0.5, 3.0)) if random.random() < 0.4 else None,
+        priority=random.choice((0, 0, 0, 1, 3)),
+        tenant=random.choice(("a", "a", "b", "c")),
+        size=random.choice((0, 1, 10, 30)),
+        cost=batch.alone(value) if batch is not None else 1.0,
+        value=value,
+        key=batch.key(value) if batch is not None and batch.key is not None else None,
+        latest=random.choice(("x", "y")) if random.random() < 0.1 else None,
+        root=random.random() < 0.8,
+    )
