@@ -16,7 +16,8 @@ def check(scheduler: Scheduler, now: float) -> None:
     for station in scheduler.stations.values():
         _counts(station)
         _slots(station)
-        _conserves_work(station, now)
+        if scheduler.wake_at > now:  # else a tick is due at this very instant
+            _conserves_work(station, now)
         for work in station.running:
             for pool, amount in work.lease:
                 used[pool.name] = used.get(pool.name, 0.0) + amount

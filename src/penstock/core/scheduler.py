@@ -104,7 +104,7 @@ class Scheduler:
         if request.latest is not None:
             self._supersede(station, request, now)
         if station.direct and (not station.waiting or not request.root) and self._starts_directly(station, request, now):
-            return _NOTHING
+            return self._flush() if self.out else _NOTHING
         if station.batch is not None or not station.free or station.waiting:
             error = overfull(station, request) or refuse(station, request, now)
             if error is not None:

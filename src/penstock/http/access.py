@@ -16,7 +16,7 @@ def access_log(out: TextIO | None = None) -> Reader:
 
     def write(entries: Sequence[Entry]) -> None:
         offset = time.time() - time.monotonic()
-        lines = [_line(entry, offset) for entry in entries if entry.root]
+        lines = [_line(offset, *entry) for entry in entries if entry[14]]
         if lines:
             stream = sys.stderr if out is None else out
             stream.write("".join(lines))
@@ -25,29 +25,38 @@ def access_log(out: TextIO | None = None) -> Reader:
     return write
 
 
-def _line(e: Entry, offset: float) -> str:
-    """Milliseconds; names and ids are checked to be plain ASCII where they come in, the rest is escaped."""
+def _line(
+    offset: float,
+    identity: str,
+    service: str,
+    tenant: str,
+    outcome: str,
+    error: str,
+    arrived: float,
+    queued: float,
+    batched: float,
+    ran: float,
+    streamed: float,
+    batch: int,
+    released: str,
+    replica: int,
+    items: int,
+    root: bool,
+) -> str:
+    """Milliseconds; names are checked to be plain ASCII where they come in, the rest is escaped."""
+    if not identity.isalnum():
+        identity = json.dumps(identity)[1:-1]
     extra = ""
-    if e.tenant:
-        extra += f', "tenant": {json.dumps(e.tenant)}'
-    if e.error:
-        extra += f', "error": "{e.error}"'
-    if e.batch > 1:
-        extra += f', "batch": {e.batch}, "released": "{e.released}"'
-    if e.items:
-        extra += f', "items": {e.items}'
+    if tenant:
+        extra += f', "tenant": {json.dumps(tenant)}'
+    if error:
+        extra += f', "error": "{error}"'
+    if batch > 1:
+        extra += f', "batch": {batch}, "released": "{released}"'
+    if items:
+        extra += f', "items": {items}'
     return (
-        '{"at": %.3f, "id": %s, "service": "%s", "outcome": "%s", "queued_ms": %.3f, "batched_ms": %.3f, '
-        '"ran_ms": %.3f, "streamed_ms": %.3f%s}\n'
-        % (
-            e.arrived + offset,
-            f'"{e.id}"' if e.id.isalnum() else json.dumps(e.id),
-            e.service,
-            e.outcome,
-            e.queued * 1e3,
-            e.batched * 1e3,
-            e.ran * 1e3,
-            e.streamed * 1e3,
-            extra,
-        )
+        f'{{"at": {arrived + offset:.3f}, "id": "{identity}", "service": "{service}", "outcome": "{outcome}", '
+        f'"queued_ms": {queued * 1e3:.3f}, "batched_ms": {batched * 1e3:.3f}, '
+        f'"ran_ms": {ran * 1e3:.3f}, "streamed_ms": {streamed * 1e3:.3f}{extra}}}\n'
     )

@@ -22,8 +22,9 @@ from penstock.runtime import App, Runtime
 _JSON = b"content-type: application/json\r\n"
 _TEXT = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
 _HTML = b"content-type: text/html; charset=utf-8\r\n"
-_ALLOW_HEADERS = (
-    b"content-type, accept, traceparent, x-request-id, x-penstock-within, x-penstock-priority, x-penstock-tenant"
+_PREFLIGHT = (
+    b"access-control-allow-headers: content-type, accept, traceparent, x-request-id, "
+    b"x-penstock-within, x-penstock-priority, x-penstock-tenant\r\naccess-control-max-age: 600\r\n"
 )
 _EXPOSE = b"access-control-expose-headers: x-request-id, server-timing, retry-after, traceparent\r\n"
 
@@ -72,9 +73,8 @@ class Handler:
 
     def note(self, identity: str, service: str, error: PenstockError) -> None:
         """A request that never became a call still has its line in the log."""
-        self.runtime.log.append(
-            (identity, service, "", "invalid", type(error).__name__, self.runtime.clock(), 0.0, 0.0, 0.0, 0.0, 0, "", -1, 0, True)
-        )
+        now, kind = self.runtime.clock(), type(error).__name__
+        self.runtime.log.append((identity, service, "", "invalid", kind, now, 0.0, 0.0, 0.0, 0.0, 0, "", -1, 0, True))
 
     # Operations
 
@@ -146,11 +146,7 @@ class Handler:
         allow = endpoint.methods.encode() if endpoint is not None else b"GET, HEAD, OPTIONS"
         head = b"allow: %b\r\n" % allow
         if origin:
-            head += b"%baccess-control-allow-methods: %b\r\naccess-control-allow-headers: %b\r\naccess-control-max-age: 600\r\n" % (
-                origin,
-                allow,
-                _ALLOW_HEADERS,
-            )
+            head += b"%baccess-control-allow-methods: %b\r\n%b" % (origin, allow, _PREFLIGHT)
         return Response(204, head)
 
     def _with_origin(self, answer: Answer | Coroutine[Any, Any, Answer], origin: bytes) -> Any:

@@ -1,0 +1,27 @@
+"""What every test may use, and a summary of what was left out."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+REQUIRE_ALL = os.environ.get("PENSTOCK_REQUIRE_ALL") == "1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Where everything is to run (CI), a skipped test is a failure: a part that should be there is missing."""
+    report = yield
+    if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, but PENSTOCK_REQUIRE_ALL=1: {report.longrepr}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = terminalreporter.stats.get("skipped", [])
+    seeds = os.environ.get("PENSTOCK_SEEDS", "1000")
+    terminalreporter.write_line(f"core storms: {seeds} seeds (PENSTOCK_SEEDS); long storms: make soak")
+    if skipped:
+        terminalreporter.write_line(f"left out: {len(skipped)} tests; -rs lists them with reasons")

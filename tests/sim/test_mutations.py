@@ -1,0 +1,68 @@
+"""Planted bugs that storms must find: a storm that cannot fail proves nothing."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import pytest
+
+from penstock.core import admission, dispatch, queues, scheduler, station, timeouts
+from penstock.core.policy import batch, limit
+from penstock.sim.storm import Storm
+
+SEEDS = 150
+
+
+def mutant(function: Callable[..., Any], old: str, new: str) -> Callable[..., Any]:
+    """The function with one piece of its source replaced."""
+    source = textwrap.dedent(inspect.getsource(function))
+    assert source.count(old) >= 1, f"{function.__qualname__} has no {old!r} any more"
+    names: dict[str, Any] = {}
+    exec(compile("from __future__ import annotations\n" + source.replace(old, new), "<mutant>", "exec"), function.__globals__, names)
+    made = names[function.__name__]
+    assert isinstance(made, FunctionType)
+    return made
+
+
+MUTATIONS = {
+    "a forgotten slot": (dispatch, "give", "station.free.append(work.replica)", "pass"),
+    "a pool that is not given back": (dispatch, "give", "pool.used -= amount", "pass"),
+    "a lost wake-up after an end": (scheduler.Scheduler, "finish", "if station.waiting:", "if False:"),
+    "waiters of a pool that are forgotten": (dispatch, "wake", "waiters.update(pool.waiters)", "pass"),
+    "a double end": (scheduler.Scheduler, "cancel", "not in (ABANDONED, ENDED)", "not in (99,)"),
+    "an expired request that starts": (timeouts, "request_due", "now >= deadline", "False"),
+    "bytes that stay counted": (station.Station, "dequeued", "self.queued_bytes -= request.size", "pass"),
+    "staged work that is forgotten": (scheduler.Scheduler, "revoked", "back.append(request)", "pass"),
+    "a gap that is not kept": (limit.RateState, "ready_at", "self.last + self.policy.min_gap", "now"),
+    "a timer that is not armed": (scheduler.Scheduler, "check", "self.arm(at, station)", "pass"),
+    "a bound that is not checked": (admission, "overfull", "queued >= bound.items", "False"),
+    "a batch that mixes keys": (dispatch, "_form", "if batch.key is not None else window", "if False else window"),
+    "a batch that costs too much": (batch, "choose", "costs[n - 1] > policy.max_cost", "False"),
+    "a request that stays in the queue": (scheduler.Scheduler, "leave_queue", "station.queue.remove(request)", "pass"),
+    "a retry whose place is not kept": (scheduler.Scheduler, "_retries", "station.set_apart([request], 1)", "pass"),
+    "a lease that is counted twice": (dispatch, "take", "station.in_flight += 1", "station.in_flight += 2"),
+    "an order that the hash decides": (station.Station, "requeue", "sorted(self.waiting, key=lambda r: r.queued)", "set(self.waiting)"),
+    "a popped request that stays": (queues.SortedQueue, "pop", "self.head += 1", "pass"),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_storm_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, function, old, new = MUTATIONS[name]
+    original = getattr(owner, function)
+    made = mutant(original, old, new)
+    monkeypatch.setattr(owner, function, made)
+    for module in list(sys.modules.values()):  # functions that were imported by name
+        if getattr(module, "__name__", "").startswith("penstock") and getattr(module, function, None) is original:
+            monkeypatch.setattr(module, function, made)
+    for seed in range(SEEDS):
+        try:
+            Storm(seed).run()
+        except Exception:
+            return
+    pytest.fail(f"{SEEDS} storms did not notice: {name}")
