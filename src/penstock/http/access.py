@@ -55,8 +55,12 @@ def _line(
         extra += f', "batch": {batch}, "released": "{released}"'
     if items:
         extra += f', "items": {items}'
+    wait = '"queued_ms": 0, "batched_ms": 0'
+    if queued or batched:
+        wait = f'"queued_ms": {queued * 1e3:.3f}, "batched_ms": {batched * 1e3:.3f}'
+    if streamed:
+        extra = f', "streamed_ms": {streamed * 1e3:.3f}{extra}'
     return (
         f'{{"at": {arrived + offset:.3f}, "id": "{identity}", "service": "{service}", "outcome": "{outcome}", '
-        f'"queued_ms": {queued * 1e3:.3f}, "batched_ms": {batched * 1e3:.3f}, '
-        f'"ran_ms": {ran * 1e3:.3f}, "streamed_ms": {streamed * 1e3:.3f}{extra}}}\n'
+        f'{wait}, "ran_ms": {ran * 1e3:.3f}{extra}}}\n'
     )
