@@ -151,5 +151,3 @@ def _query(query: bytes) -> list[tuple[str, str]]:
         return parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=1000, errors="strict")
     except (ValueError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"the query string cannot be read: {error}") from None
-
-

@@ -53,9 +53,7 @@ class Server:
         self.sweep.members[self] = None
         self.sweep.start()
         for sock in _listening(host, port) if host else []:
-            self._listeners.append(
-                await self.loop.create_server(lambda: Connection(self), sock=sock, backlog=self._backlog)
-            )
+            self._listeners.append(await self.loop.create_server(lambda: Connection(self), sock=sock, backlog=self._backlog))
         if unix_path:
             _unlink_socket(unix_path)  # left by a server that was killed
             self._listeners.append(
