@@ -65,6 +65,7 @@ class Connection(Writer):
         self._release()
 
     def eof_received(self) -> bool:
+        self.flush()
         return False
 
     def data_received(self, data: bytes) -> None:
@@ -108,7 +109,7 @@ class Connection(Writer):
             return
         if reader.expects:
             reader.expects = False
-            transport.write(CONTINUE)
+            self._send(CONTINUE)
         waiting = REST if reader.phase else NEXT
         if waiting != self._waiting:
             self._waiting = waiting
@@ -166,10 +167,11 @@ class Connection(Writer):
             return
         answer = problem_response(fault)
         line = b"%bconnection: close\r\ncontent-length: %d\r\n\r\n" % (self._server.date, len(answer.body))
-        transport.write(b"%b%b%b%b" % (STATUS_LINES[answer.status], answer.head, line, answer.body))
+        self._send(b"%b%b%b%b" % (STATUS_LINES[answer.status], answer.head, line, answer.body))
         self._ending = self._server.limits.linger
         self._held = b""
         self._reader.close()
+        self.flush()
         if transport.can_write_eof():
             transport.write_eof()
         if not transport.is_reading():

@@ -15,6 +15,7 @@ from penstock.http.problems import Fault
 from penstock.http.reader import Bodies
 from penstock.http.sweep import Sweep
 from penstock.http.wire import date_line
+from penstock.http.writer import Writer
 
 # Connections above the limit are told so, but no more of them at a time than this; the rest are dropped.
 REFUSALS = 256
@@ -33,6 +34,7 @@ class Server:
         self.loop: asyncio.AbstractEventLoop
         self.connections: dict[Connection, None] = {}
         self._backlog = backlog
+        self._unflushed: list[Writer] = []
         self._listeners: list[asyncio.Server] = []
         self._unix_path = ""
         self._emptied: asyncio.Event
@@ -87,6 +89,16 @@ class Server:
             pass
 
     # Called by the sweep and by connections.
+
+    def flush_soon(self, writer: Writer) -> None:
+        if not self._unflushed:
+            self.loop.call_soon(self._flush)
+        self._unflushed.append(writer)
+
+    def _flush(self) -> None:
+        writers, self._unflushed = self._unflushed, []
+        for writer in writers:
+            writer.flush()
 
     def swept(self, tick: int) -> None:
         self.date = date_line(time.time())

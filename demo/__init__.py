@@ -1,0 +1,1 @@
+"""The demo: a real embedding model behind HTTP."""

@@ -1,0 +1,165 @@
+"""`python -m demo`: serve a real embedding model, index the project's own docs through it, and search them."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import local
+
+BEGAN = time.monotonic()
+CLIENTS = 16
+QUESTIONS = (
+    "What happens to a request when its caller hangs up?",
+    "How are tenants kept from starving each other?",
+    "When is a batch released?",
+)
+
+
+def sentences() -> list[tuple[str, str]]:
+    """(file, sentence) of the project's documents and docstrings, in order, without repeats."""
+    root = Path(__file__).resolve().parent.parent
+    files = [*sorted(root.glob("*.md")), *sorted(root.glob("docs/**/*.md")), *sorted(root.glob("src/penstock/**/*.py"))]
+    found: dict[str, str] = {}
+    for file in files:
+        if file.name.endswith("zh-CN.md"):
+            continue
+        for sentence in _prose(file):
+            found.setdefault(sentence, str(file.relative_to(root)))
+    return [(where, sentence) for sentence, where in found.items()]
+
+
+def _prose(file: Path) -> Iterator[str]:
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".py":
+        text = "\n\n".join(re.findall(r'"""(.*?)"""', text, re.S))
+    else:
+        text = re.sub(r"```.*?```", "", text, flags=re.S)
+    for paragraph in re.split(r"\n\s*\n", text):
+        for sentence in re.split(r"(?<=[.!?:])\s+(?=[A-Z`])", " ".join(paragraph.split())):
+            if 30 <= len(sentence) <= 400 and not sentence.startswith(("#", "|", "!")):
+                yield sentence.lstrip("-*> ")
+
+
+class Client:
+    """A keep-alive connection for each thread that calls."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.here = local()
+
+    def ask(self, path: str, body: dict[str, str]) -> object:
+        if not hasattr(self.here, "connection"):
+            self.here.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = self.here.connection
+        connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+        response = connection.getresponse()
+        data = json.loads(response.read())
+        if response.status != 200:
+            raise RuntimeError(f"{path}: {response.status} {data['detail']}")
+        return data
+
+
+def index(client: Client, texts: list[str]) -> tuple[list[list[float]], list[float], float]:
+    """Vectors in order, seconds of each call, and of the whole."""
+    took: list[float] = []
+
+    def one(text: str) -> list[float]:
+        began = time.perf_counter()
+        vector = client.ask("/embed", {"text": text})
+        took.append(time.perf_counter() - began)
+        assert isinstance(vector, list)
+        return vector
+
+    began = time.perf_counter()
+    vectors = []
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        for n, vector in enumerate(pool.map(one, texts), 1):
+            vectors.append(vector)
+            _progress(n, len(texts), n / (time.perf_counter() - began))
+    return vectors, sorted(took), time.perf_counter() - began
+
+
+def _progress(done: int, total: int, rate: float) -> None:
+    if sys.stdout.isatty():
+        filled = 30 * done // total
+        print(f"\r  [{'#' * filled}{'.' * (30 - filled)}] {done}/{total}  {rate:.0f}/s ", end="", flush=True)
+        if done == total:
+            print()
+    elif done == total or done % max(1, total // 5) == 0:
+        print(f"  {done}/{total} sentences, {rate:.0f}/s", flush=True)
+
+
+def work(port: int) -> None:
+    """What a user would do, from plain threads and over real HTTP."""
+    client = Client(port)
+    pages = sentences()
+    print(f"indexing {len(pages)} sentences of the project's own docs, {CLIENTS} callers, one sentence a call")
+    vectors, took, seconds = index(client, [sentence for _, sentence in pages])
+    for question in QUESTIONS:
+        asked = client.ask("/embed", {"text": question})
+        assert isinstance(asked, list)
+        scores = sorted(((sum(map(float.__mul__, asked, v)), n) for n, v in enumerate(vectors)), reverse=True)
+        print(f"\n{question}")
+        for score, n in scores[:3]:
+            where, sentence = pages[n]
+            print(f"  {score:.2f}  {sentence[:150]}{'...' if len(sentence) > 150 else ''}\n        {where}")
+    p50, p99 = took[len(took) // 2], took[int(len(took) * 0.99)]
+    print(f"\n{len(pages) / seconds:.0f} sentences/s; call p50 {p50 * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms; {batches(port)}")
+
+
+def batches(port: int) -> str:
+    """Batch sizes, from the server's own metrics."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("GET", "/metrics")
+    metrics = dict(line.rsplit(" ", 1) for line in connection.getresponse().read().decode().splitlines() if line[:1] != "#")
+    connection.close()
+    starts = float(metrics['penstock_batch_size_count{service="embed"}'])
+    mean = float(metrics['penstock_batch_size_sum{service="embed"}']) / starts
+    return f"{starts:.0f} batches of {mean:.1f} on average"
+
+
+async def main() -> None:
+    try:
+        from demo.app import app
+    except ImportError as error:
+        raise SystemExit(f"demo: {error}; `make demo` installs what is missing") from None
+    from penstock.http.serve import serving
+
+    port = int(os.environ.get("PORT", "8000"))
+    try:
+        context = serving(app, "127.0.0.1", port)
+        server = await context.__aenter__()
+    except OSError:
+        context = serving(app, "127.0.0.1", 0)
+        server = await context.__aenter__()
+    try:
+        print(f"the model is up at http://127.0.0.1:{server.port} after {time.monotonic() - BEGAN:.1f} s")
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
+        working = asyncio.get_running_loop().run_in_executor(None, work, server.port)
+        waiting = asyncio.ensure_future(stop.wait())
+        await asyncio.wait((working, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+            print(f"\nask it yourself:\n  curl -s http://127.0.0.1:{server.port}/similarity -H 'content-type: application/json' "
+                  "-d '{\"a\": \"a cat sat\", \"b\": \"a kitten rests\"}'")
+            print(f"  http://127.0.0.1:{server.port}/metrics  /openapi.json  /healthz")
+            if not os.environ.get("ONCE"):
+                print("Ctrl-C stops it", flush=True)
+                await stop.wait()
+        waiting.cancel()
+    finally:
+        await context.__aexit__(None, None, None)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
