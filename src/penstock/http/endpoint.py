@@ -31,6 +31,23 @@ STREAMING = (SSE, NDJSON)
 logger = logging.getLogger("penstock")
 
 
+def head_of(call: BoundCall, extra: bytes) -> bytes:
+    """Identity and accounting, as response headers."""
+    queued, batched, ran, streamed = call.binding.parts(call.request)
+    identity = call.id.encode("ascii")
+    if not (batched or streamed):
+        shown = (identity, queued * 1e3, ran * 1e3, extra)
+        return b"x-request-id: %b\r\nserver-timing: queue;dur=%.3f, batch;dur=0, run;dur=%.3f, stream;dur=0\r\n%b" % shown
+    return b"x-request-id: %b\r\nserver-timing: queue;dur=%.3f, batch;dur=%.3f, run;dur=%.3f, stream;dur=%.3f\r\n%b" % (
+        identity,
+        queued * 1e3,
+        batched * 1e3,
+        ran * 1e3,
+        streamed * 1e3,
+        extra,
+    )
+
+
 class Exchange:
     """A call that came over HTTP."""
 
@@ -43,17 +60,7 @@ class Exchange:
         self.debug = endpoint.handler.app.debug
 
     def head(self) -> bytes:
-        """Identity and accounting, as response headers."""
-        request = self.call.request
-        queued, batched, ran, streamed = self.call.binding.parts(request)
-        return b"x-request-id: %b\r\nserver-timing: queue;dur=%.3f, batch;dur=%.3f, run;dur=%.3f, stream;dur=%.3f\r\n%b" % (
-            self.call.id.encode("ascii"),
-            queued * 1e3,
-            batched * 1e3,
-            ran * 1e3,
-            streamed * 1e3,
-            self.trace,
-        )
+        return head_of(self.call, self.trace)
 
     def report(self, error: BaseException) -> None:
         """The traceback of user code goes to the log; the caller gets the id under which it is there."""
@@ -83,11 +90,14 @@ class Endpoint:
             budget = budget_of(headers, runtime.clock())
         except PenstockError as error:
             return self._refuse(error, identity)
+        except Exception as error:  # a validator of the user's has a bug
+            logger.exception("service %s could not read a request", self.service.name)
+            return self._refuse(error, identity)
         call = runtime.call(self.service, (), kwargs, budget, size=len(request.body), id=identity)
-        exchange = Exchange(self, call, trace_line(headers) if b"traceparent" in headers else b"")
+        trace = trace_line(headers) if b"traceparent" in headers else b""
         if kind is SSE or kind is NDJSON:
-            return EventStream(exchange, kind is SSE)
-        return self._unary(exchange, kind)
+            return EventStream(Exchange(self, call, trace), kind is SSE)
+        return self._unary(call, kind, trace)
 
     def _kind(self, headers: dict[bytes, bytes]) -> str:
         try:
@@ -117,7 +127,7 @@ class Endpoint:
         allow = f"{self.service.name} answers {self.methods}"
         raise MethodNotAllowed(allow + ("" if self.service.safe else "; declare it safe=True to allow GET"))
 
-    def _refuse(self, error: PenstockError, identity: str) -> Response:
+    def _refuse(self, error: Exception, identity: str) -> Response:
         identity = identity or self.handler.runtime.next_id()
         head = b"x-request-id: %b\r\n" % identity.encode("ascii")
         if isinstance(error, MethodNotAllowed):
@@ -125,9 +135,9 @@ class Endpoint:
         self.handler.note(identity, self.service.name, error)
         return problem_response(error, identity, head=head)
 
-    async def _unary(self, exchange: Exchange, kind: str) -> Response:
+    async def _unary(self, call: BoundCall, kind: str, trace: bytes) -> Response:
         try:
-            answer = await exchange.call
+            answer = await call
             if self.raw_answer and isinstance(answer, bytes | bytearray | memoryview) and kind is not MSGPACK:
                 body, head = bytes(answer), BYTES_HEAD
             elif kind is MSGPACK:
@@ -139,11 +149,11 @@ class Endpoint:
             if task is not None and task.cancelling():
                 raise
             error = PenstockError(f"{self.service.name} cancelled its own call")
-            return problem_response(error, exchange.call.id, head=exchange.head())
+            return problem_response(error, call.id, head=head_of(call, trace))
         except (Exception, SystemExit) as error:  # sys.exit() in a body ends that call, not the server
-            exchange.report(error)
-            return problem_response(error, exchange.call.id, head=exchange.head(), debug=exchange.debug)
-        return Response(200, exchange.head() + head, body)
+            Exchange(self, call, trace).report(error)
+            return problem_response(error, call.id, head=head_of(call, trace), debug=self.handler.app.debug)
+        return Response(200, head_of(call, trace) + head, body)
 
 
 def _query(query: bytes) -> list[tuple[str, str]]:

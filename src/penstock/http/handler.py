@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.errors import NotFound, PenstockError
+from penstock.errors import NotFound
 from penstock.http.access import access_log
 from penstock.http.endpoint import Endpoint
 from penstock.http.message import Answer, Request, Response
@@ -71,7 +71,7 @@ class Handler:
         """No more heartbeats."""
         self.heartbeats.stop()
 
-    def note(self, identity: str, service: str, error: PenstockError) -> None:
+    def note(self, identity: str, service: str, error: Exception) -> None:
         """A request that never became a call still has its line in the log."""
         now, kind = self.runtime.clock(), type(error).__name__
         self.runtime.log.append((identity, service, "", "invalid", kind, now, 0.0, 0.0, 0.0, 0.0, 0, "", -1, 0, True))
