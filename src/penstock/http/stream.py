@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -100,16 +100,17 @@ class EventStream:
                 self.waiting.cancel()  # a heartbeat's
 
     async def _items(self, out: Out) -> None:
-        count = 0
+        count, events, write = 0, self.events, out.write
         async with aclosing(self.exchange.call.__aiter__()) as items:  # type: ignore[type-var]
             async for item in items:
-                data = self._event(count, item)
+                data = b"id: %d\ndata: %b\n\n" % (count, encode_json(item)) if events else encode_json(item) + b"\n"
                 count += 1
                 if self.waiting is not None:
                     await self._settle()  # a heartbeat's
-                self.waiting = out.write(data) if self.started else self._start(data)
+                waiting = write(data) if self.started else self._start(data)
                 self.quiet = 0
-                if self.waiting is not None:
+                if waiting is not None:
+                    self.waiting = waiting
                     await self._settle()
 
     async def _settle(self) -> None:
@@ -119,11 +120,6 @@ class EventStream:
                 await self.waiting
             finally:
                 self.waiting = None
-
-    def _event(self, count: int, item: Any) -> bytes:
-        if self.events:
-            return b"id: %d\ndata: %b\n\n" % (count, encode_json(item))
-        return encode_json(item) + b"\n"
 
     def _start(self, data: bytes) -> Awaitable[None] | None:
         assert self.out is not None
