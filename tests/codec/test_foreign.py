@@ -49,7 +49,7 @@ class TestArrays:
         np = self.np
         whole = np.arange(24).reshape(4, 6)
         for array in (whole, whole[::2, ::3], whole.T, whole[:0], whole[1, 1], whole.reshape(2, 3, 4)):
-            array = array.astype(dtype)
+            array = np.asarray(array).astype(dtype)
             back = decode_any(encode_msgpack(array), MSGPACK, np.ndarray)
             assert back.shape == array.shape
             assert back.dtype.kind == array.dtype.kind
@@ -116,7 +116,7 @@ class TestArrays:
             encode_json(self.np.longdouble(1))
 
     @given(
-        st.dictionaries(st.sampled_from(["dtype", "shape", "data"]), st.text() | st.binary() | st.lists(st.integers()))
+        st.dictionaries(st.sampled_from(["dtype", "shape", "data"]), st.text() | st.binary() | st.lists(st.integers(-(2**63), 2**63)))
         | st.fixed_dictionaries(
             {"dtype": st.text("<>|=biufcOVSUMm[]0123456789,()", max_size=8), "shape": st.just([]), "data": st.binary()}
         )

@@ -87,6 +87,7 @@ class Binding:
         if call.error is not None:
             raise call.error
         now = runtime.clock()
+        request.item = call
         request.arrival = now
         budget = call.budget
         request.deadline = budget.deadline

@@ -67,7 +67,7 @@ class BoundCall:
         self.budget = budget
         self.frame = frame
         self.context: Context | None = None
-        self.request = Request(self, id=id, size=size, tenant=budget.tenant)
+        self.request = Request(id=id, size=size, tenant=budget.tenant)  # `item` is set at the submit: no cycle before
         self.error: BaseException | None = None  # the end that the scheduler ordered
         self.future: asyncio.Future[Any] | None = None  # answer, or the order to start
         self.task: asyncio.Future[Any] | None = None  # set by start()
@@ -106,6 +106,8 @@ class BoundCall:
         if self.task is not None:
             return (yield from self.task.__await__())
         if self.used:
+            if isinstance(self.error, asyncio.CancelledError):
+                raise self.error
             raise RuntimeError(f"{self!r} was awaited before; start() it to await it more than once")
         self.used = True
         binding = self.binding
