@@ -150,9 +150,9 @@ async def main() -> None:
         await asyncio.wait((working, waiting), return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             working.result()
-            print(f"\nask it yourself:\n  curl -s http://127.0.0.1:{server.port}/similarity -H 'content-type: application/json' "
-                  "-d '{\"a\": \"a cat sat\", \"b\": \"a kitten rests\"}'")
-            print(f"  http://127.0.0.1:{server.port}/metrics  /openapi.json  /healthz")
+            url = f"http://127.0.0.1:{server.port}"
+            print(f"\nask it yourself:\n  curl {url}/similarity --json '{{\"a\": \"a cat sat\", \"b\": \"a kitten rests\"}}'")
+            print(f"  {url}/metrics  /openapi.json  /healthz")
             if not os.environ.get("ONCE"):
                 print("Ctrl-C stops it", flush=True)
                 await stop.wait()

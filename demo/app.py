@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 import penstock as ps
-from demo.minilm import Embedder, tokens
+from demo.minilm import Embedder, packed_tokens
 
 embed = ps.service(
     Embedder,
     name="embed",
-    batch=ps.Batch(max_size=32, cost=tokens, max_cost=4096, max_wait=0.002),
+    batch=ps.Batch(max_size=32, cost=packed_tokens, max_cost=4096, max_wait=0.002),
     safe=True,
 )
 

@@ -86,7 +86,9 @@ def test_status_timing_and_ids() -> None:
         assert await call == 6
         assert call.status == "done"
         assert call.timing.total == pytest.approx(sum((call.timing.queued, call.timing.batched, call.timing.ran)))
-        assert call.id != double(1).start().id
+        other = double(1)
+        assert call.id != other.id
+        assert await other == 2
         unstarted = hello("x")
         unstarted.cancel()
         with pytest.raises(asyncio.CancelledError):

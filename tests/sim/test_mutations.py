@@ -23,7 +23,8 @@ def mutant(function: Callable[..., Any], old: str, new: str) -> Callable[..., An
     source = textwrap.dedent(inspect.getsource(function))
     assert source.count(old) >= 1, f"{function.__qualname__} has no {old!r} any more"
     names: dict[str, Any] = {}
-    exec(compile("from __future__ import annotations\n" + source.replace(old, new), "<mutant>", "exec"), function.__globals__, names)
+    code = "from __future__ import annotations\n" + source.replace(old, new)
+    exec(compile(code, "<mutant>", "exec"), function.__globals__, names)
     made = names[function.__name__]
     assert isinstance(made, FunctionType)
     return made
@@ -46,7 +47,12 @@ MUTATIONS = {
     "a request that stays in the queue": (scheduler.Scheduler, "leave_queue", "station.queue.remove(request)", "pass"),
     "a retry whose place is not kept": (scheduler.Scheduler, "_retries", "station.set_apart([request], 1)", "pass"),
     "a lease that is counted twice": (dispatch, "take", "station.in_flight += 1", "station.in_flight += 2"),
-    "an order that the hash decides": (station.Station, "requeue", "sorted(self.waiting, key=lambda r: r.queued)", "set(self.waiting)"),
+    "an order that the hash decides": (
+        station.Station,
+        "requeue",
+        "sorted(self.waiting, key=lambda r: r.queued)",
+        "set(self.waiting)",
+    ),
     "a popped request that stays": (queues.SortedQueue, "pop", "self.head += 1", "pass"),
 }
 

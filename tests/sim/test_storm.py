@@ -66,7 +66,11 @@ def test_same_seed_same_commands_whatever_the_hash_seed() -> None:
     program = "from penstock.sim.storm import Storm; print(*Storm(11).run().trace, *Storm(12).run().trace, sep='\\n')"
     traces = {
         subprocess.run(
-            [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for seed in ("0", "1", "4242")
     }

@@ -144,7 +144,9 @@ class Host(Protocol):
         ...
 
     def replica_down(self, replica: int, error: BaseException) -> None:
-        """A replica died or could not load (again, if it was down). Its staged work is `returned` and its running work `finished` next.
+        """A replica died or could not load (again, if it was down).
+
+        What was staged there is `returned` and what ran is `finished` next.
 
         It comes up again by itself, unless the error says that it was given up.
         """

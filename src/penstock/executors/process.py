@@ -217,6 +217,7 @@ class ProcessExecutor:
         self.host = host
         self.loop = loop
         self.threads = threads
+        self.buffer = buffer
         self.stopping = False
         options = {
             "name": body.name,
@@ -279,7 +280,7 @@ class ProcessExecutor:
         if child.work is not work or child.transport is None:
             return
         child.unacknowledged += count
-        if child.unacknowledged >= max(1, self.declaration[2]["buffer"] // 2):
+        if child.unacknowledged >= max(1, self.buffer // 2):
             child.write(("credit", child.number, child.unacknowledged))
             child.unacknowledged = 0
 

@@ -157,7 +157,7 @@ class ThreadExecutor:
             for _ in range(len(inbox)):
                 finished, results, taken, control = inbox.popleft()
                 if finished is not None:
-                    host.finished(finished, results)
+                    host.finished(finished, results or ())
                     if taken is not None:
                         host.taken(taken)
                     elif lanes[finished.replica]:

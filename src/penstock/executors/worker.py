@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from multiprocessing import spawn
 from typing import Any
 
@@ -155,10 +155,10 @@ class Child:
         finally:
             del self.windows[number]
             with contextlib.suppress(Exception):
-                items.close()  # type: ignore[attr-defined]
+                items.close()
         return [asyncio.CancelledError() if window.closed else None]
 
-    def items(self, body: Any, is_async: bool) -> Iterator[Any]:
+    def items(self, body: Any, is_async: bool) -> Generator[Any, None, None]:
         if not is_async:
             yield from body
             return
@@ -199,7 +199,7 @@ def portable(error: BaseException, name: str) -> BaseException:
         back = pickle.loads(pickle.dumps(error))  # noqa: S301 - what was pickled here a moment ago
         if type(back) is type(error) and str(back) == str(error):
             back.add_note(f"in the child process of {name}:\n{text}")
-            return back  # type: ignore[no-any-return]
+            return back
     except Exception:
         pass
     return ServiceFailed(f"{name} raised {type(error).__name__}: {error}\n{text}")

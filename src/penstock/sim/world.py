@@ -42,7 +42,10 @@ def stations(random: Random, scheduler: Scheduler) -> list[Station]:
                 StationOptions(
                     name=f"s{n}",
                     replicas=replicas,
-                    queue=Queue(items=random.choice((2, 8, 100)) if batch is None else batch.max_size + random.choice((0, 4, 90)), size_bytes=random.choice((50, 10_000)), max_wait=None),
+                    queue=Queue(
+                        items=(batch.max_size if batch is not None else 2) + random.choice((0, 4, 90)),
+                        size_bytes=random.choice((50, 10_000)),
+                    ),
                     order=_order(random),
                     limits=_limits(random),
                     batch=batch,
