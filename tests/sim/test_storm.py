@@ -24,7 +24,7 @@ REACHED = [
     *("cancelled while queued", "cancelled while staged", "cancelled while running", "cancelled while backoff"),
     *("released: size", "released: cost", "released: wait", "released: deadline", "released: drain", "released: learned"),
     *("released: alone", "QueueFull", "TooLarge", "DeadlineExceeded", "DeadlineInfeasible", "StartTimeout"),
-    *("ProgressTimeout", "Superseded", "Overloaded"),
+    *("ProgressTimeout", "Superseded", "Overloaded", "DeadlockRefused", "ShuttingDown"),
 ]
 
 
@@ -32,7 +32,7 @@ def storm(seed: int) -> Counter[str]:
     try:
         return Storm(seed).run().seen
     except BaseException as error:
-        error.add_note(f"seed {seed}; replay: python -m penstock.sim.storm {seed}")
+        error.add_note(f"seed={seed}  replay: python -m penstock.sim.storm --seed {seed}")
         raise
 
 
@@ -57,6 +57,7 @@ def test_storms_reach_every_state_and_fault() -> None:
         counts = storm(seed)
         seen += counts
         assert sum(n for what, n in counts.items() if what.startswith("outcome")) >= 50
+        assert counts["crash"] >= 5
     for what, count in sorted(seen.items()):
         print(f"{count:8} {what}")
     assert not [what for what in REACHED if not seen[what]]

@@ -75,6 +75,7 @@ def _slots(station: Station) -> None:
             staged += 1
             assert all(r.state in (STAGED, ABANDONED, ENDED) for r in replica.staged.requests)
     assert staged == station.staged
+    assert station.coming == sum(r.staged is not None and r.work is None for r in station.replicas)
     if station.batch is not None:
         for work in station.running:
             assert len(work.requests) <= station.batch.max_size, f"{work!r} is too large"

@@ -184,7 +184,9 @@ def give(work: Work, now: float) -> tuple[tuple[PoolState, float], ...]:
         replica = station.replicas[work.replica]
         replica.work = None
         replica.freed = now
-        if replica.up and replica.staged is None:
+        if replica.staged is not None:
+            station.coming += 1
+        elif replica.up:
             station.free.append(work.replica)
     return work.lease
 

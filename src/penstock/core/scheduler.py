@@ -170,6 +170,7 @@ class Scheduler:
         assert replica.staged is work, f"{work!r} was not staged"
         assert replica.work is None, f"{replica.work!r} has not stopped"
         replica.staged, replica.work = None, work
+        station.coming -= 1
         work.staged = False
         station.set_apart(work.requests, -1)
         station.staged -= 1
@@ -184,6 +185,7 @@ class Scheduler:
         station = work.station
         replica = station.replicas[work.replica]
         replica.staged = None
+        station.coming -= replica.work is None
         work.staged = False
         work.stopped = True
         station.set_apart(work.requests, -1)

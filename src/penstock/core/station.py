@@ -87,6 +87,7 @@ class Station:
         self.latest: dict[object, Request] = {}
         self.in_flight = 0
         self.staged = 0
+        self.coming = 0  # staged behind a work that has stopped, not yet taken: their place within the limits is kept
         self.starts = 0
         self.queued_cost = 0.0
         self.queued_bytes = 0
@@ -126,7 +127,7 @@ class Station:
         at = now
         for limit in self.limits:
             if not (nested and limit.soft):
-                ready = limit.ready_at(self.in_flight, now)
+                ready = limit.ready_at(self.in_flight + self.coming, now)
                 if ready > at:
                     at = ready
         return at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -26,7 +27,7 @@ def stations(random: Random, scheduler: Scheduler) -> list[Station]:
     shared = scheduler.pool(Pool("shared", random.choice((1, 2, 3))))
     made = []
     for n in range(random.randint(2, 4)):
-        replicas = random.choice((None, 1, 2, 3))
+        replicas = random.choice((None, 1, 2, 3)) if n else random.choice((1, 2, 3))  # one at least can crash
         batch = None
         if replicas is not None and random.random() < 0.6:
             batch = Batch(
@@ -83,9 +84,11 @@ def _limits(random: Random) -> tuple[Limit, ...]:
     return tuple(some)
 
 
-def request(random: Random, station: Station, number: int, now: float) -> Request:
-    """One call of this station."""
+def request(random: Random, station: Station, number: int, now: float, stations: Sequence[Station]) -> Request:
+    """One call of this station; some are made by a body of another station, which holds what that one needs."""
     batch = station.batch
+    root = random.random() < 0.8
+    caller = random.choice(stations)
     value = random.randint(1, 12) if random.random() < 0.97 else 60  # now and then one that can never fit
     return Request(
         id=f"r{number}",
@@ -98,5 +101,6 @@ def request(random: Random, station: Station, number: int, now: float) -> Reques
         value=value,
         key=batch.key(value) if batch is not None and batch.key is not None else None,
         latest=random.choice(("x", "y")) if random.random() < 0.1 else None,
-        root=random.random() < 0.8,
+        root=root,
+        held=caller.nodes if not root else (),
     )

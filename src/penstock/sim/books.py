@@ -1,0 +1,135 @@
+"""A storm's own account of what happened, from which the laws are asserted without believing the scheduler.
+
+One end and one stop for each, no expired start, one work a replica, limits and pools kept, the gap and the rate of
+starts, the budget of retries, and the bound of fair share.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from itertools import combinations
+
+from penstock.core.policy.limit import FixedState, RateState
+from penstock.core.policy.order import FairShare
+from penstock.core.request import ENDED, RUNNING, Request, Work
+from penstock.core.station import Station
+
+
+class Books:
+    """Counts of one storm."""
+
+    def __init__(self, stations: Sequence[Station]) -> None:
+        self.running: dict[Work, None] = {}
+        self.slots: dict[tuple[str, int], Work] = {}
+        self.stops: set[int] = set()
+        self.works: list[Work] = []  # keeps ids unique
+        self.ends: dict[Request, float] = {}
+        self.calls: Counter[str] = Counter()
+        self.retries: Counter[str] = Counter()
+        self.starts: dict[str, deque[float]] = {}
+        self.fair = [Fairness(s) for s in stations if isinstance(s.options.order, FairShare) and s.batch is None]
+        self.now = 0.0
+
+    def submitted(self, request: Request) -> None:
+        assert request.station is not None
+        self.calls[request.station.name] += 1
+
+    def started(self, work: Work, now: float) -> None:
+        """The laws of starting."""
+        self.now = now
+        station = work.station
+        if work.replica >= 0:
+            key = (station.name, work.replica)
+            assert key not in self.slots, f"{key} runs two works"
+            assert station.replicas[work.replica].up, f"{key} is down"
+            self.slots[key] = work
+        for request in work.requests:
+            if request.state == RUNNING:
+                assert request not in self.ends, f"{request!r} started after its end"
+                assert request.deadline is None or request.deadline > now, f"{request!r} had expired when it started"
+        assert work not in self.running and id(work) not in self.stops, f"{work!r} started twice"
+        self.running[work] = None
+        self.works.append(work)
+        self._limits(station, work, now)
+        for fairness in self.fair:
+            if fairness.station is station:
+                fairness.started(work)
+
+    def _limits(self, station: Station, work: Work, now: float) -> None:
+        for limit in station.limits:
+            if isinstance(limit, FixedState):
+                count = sum(other.station is station for other in self.running)
+                assert count <= limit.n, f"{station.name} runs {count}, its limit is {limit.n}"
+            if isinstance(limit, RateState):
+                policy = limit.policy
+                starts = self.starts.setdefault(station.name, deque(maxlen=policy.burst))
+                if starts:
+                    assert now - starts[-1] >= policy.min_gap - 1e-9, f"{station.name}: starts {now - starts[-1]} s apart"
+                if len(starts) == policy.burst:
+                    assert now - starts[0] >= limit.interval - 1e-9, f"{station.name} starts too often"
+                starts.append(now)
+        for pool, _ in station.needs:
+            used = sum(amount for other in self.running for p, amount in other.station.needs if p is pool)
+            assert used <= pool.capacity + 1e-9, f"{pool!r}: {used:g} taken"
+
+    def stopped(self, work: Work) -> None:
+        assert work in self.running and id(work) not in self.stops, f"{work!r} stopped twice"
+        self.stops.add(id(work))
+        del self.running[work]
+        self.slots.pop((work.station.name, work.replica), None)
+
+    def retried(self, request: Request) -> None:
+        station = request.station
+        assert station is not None and station.options.retry is not None and station.options.safe
+        assert request.first is None, f"{request!r} is run again after its first output"
+        policy, name = station.options.retry, station.name
+        self.retries[name] += 1
+        allowed = policy.reserve + policy.budget * self.calls[name]
+        assert self.retries[name] <= allowed + 1e-9, f"{name}: {self.retries[name]} retries of {self.calls[name]} calls"
+        assert request.attempts < policy.attempts, f"{request!r}: attempt {request.attempts + 1}"
+
+    def ended(self, request: Request) -> None:
+        assert request not in self.ends, f"{request!r} ended twice"
+        assert request.outcome, f"{request!r} has no outcome"
+        self.ends[request] = request.ended
+
+    def look(self) -> None:
+        """After every step: who is backlogged."""
+        for fairness in self.fair:
+            fairness.look()
+
+    def close(self, requests: Sequence[Request], by: float | None) -> None:
+        """At the end: everyone was answered, once, and (when nobody shut down) in bounded time."""
+        for request in requests:
+            assert request.state == ENDED and request in self.ends, f"{request!r} never ended"
+            assert by is None or self.ends[request] < by, f"{request!r} starved"
+        assert not self.running and not self.slots, "work was forgotten"
+
+
+class Fairness:
+    """Between two tenants that stay backlogged, weighted service differs by at most twice the largest cost / weight."""
+
+    def __init__(self, station: Station) -> None:
+        assert isinstance(station.options.order, FairShare)
+        self.station = station
+        self.weights = station.options.order.weights
+        self.served: Counter[str] = Counter()
+        self.largest = 0.0
+        self.since: dict[tuple[str, str], float] = {}
+
+    def started(self, work: Work) -> None:
+        for request in work.requests:
+            share = request.cost / self.weights.get(request.tenant, 1.0)
+            self.served[request.tenant] += share  # type: ignore[assignment]
+            self.largest = max(self.largest, share)
+
+    def look(self) -> None:
+        backlogged = sorted({request.tenant for request in self.station.waiting})
+        pairs = list(combinations(backlogged, 2))
+        for pair in [pair for pair in self.since if pair not in pairs]:
+            del self.since[pair]
+        for pair in pairs:
+            difference = self.served[pair[0]] - self.served[pair[1]]
+            drift = abs(difference - self.since.setdefault(pair, difference))
+            assert drift <= 2 * self.largest + 1e-9, f"{self.station.name}: {pair} are {drift:g} apart"
