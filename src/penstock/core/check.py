@@ -33,7 +33,7 @@ def idle(scheduler: Scheduler) -> None:
     for station in scheduler.stations.values():
         assert not station.waiting and not len(station.queue), f"{station!r} still queues"
         assert not station.running and station.in_flight == 0, f"{station!r} still runs"
-        assert station.staged == 0 and station.queued_bytes == 0, f"{station!r} kept counts"
+        assert station.staged == station.coming == 0 and station.queued_bytes == 0, f"{station!r} kept counts"
         assert station.apart == station.apart_bytes == 0, f"{station!r} kept places"
         assert not station.latest, f"{station!r} kept keys"
     for pool in scheduler.pools.values():
