@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from penstock.core import admission, dispatch, queues, scheduler, station, timeouts
-from penstock.core.policy import batch, limit
+from penstock.core import admission, dispatch, pool, queues, scheduler, station, timeouts
+from penstock.core.policy import batch, limit, retry
 from penstock.sim.storm import Storm
 
 SEEDS = 150
@@ -53,6 +53,15 @@ MUTATIONS = {
         "sorted(self.waiting, key=lambda r: r.queued)",
         "set(self.waiting)",
     ),
+    "a deadline that is not armed": (scheduler.Scheduler, "_accepted", "self.arm(request.deadline, request)", "pass"),
+    "a retry without its budget": (retry.RetryBudget, "withdraw", "self.tokens -= 1.0", "pass"),
+    "a retry after the first output": (scheduler.Scheduler, "_retries", "request.first is not None", "False"),
+    "idling that earns credit": (queues.Ledger, "lift", "max(self.counters.get(tenant, 0.0), self.floor)", "self.counters.get(tenant, 0.0)"),
+    "work that is not charged": (queues.Ledger, "charge", "+ cost / self.weight(tenant)", "+ 0.0"),
+    "a staged work without its place": (dispatch, "give", "station.coming += 1", "pass"),
+    "a dead replica that is free": (dispatch, "give", "elif replica.up:", "else:"),
+    "a circle of waiting": (pool.LockOrder, "cycle", "return [source, *chain]", "continue"),
+    "a rate that is not kept": (limit.RateState, "started", "max(now, self.tat) + self.interval", "now"),
     "a popped request that stays": (queues.SortedQueue, "pop", "self.head += 1", "pass"),
 }
 

@@ -1,0 +1,145 @@
+"""Every example runs: over real sockets, from other frameworks, and the page in a real browser."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import penstock as ps
+from penstock.http.serve import serving
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+
+
+def load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def ask(url: str, body: Any = None) -> Any:
+    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode())
+    request.add_header("content-type", "application/json")
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return response.read().decode()
+
+
+def test_hello_and_batched() -> None:
+    async def main() -> None:
+        for name, body, check in (
+            ("hello", {"name": "Ada"}, lambda text: text == '"Hello, Ada!"'),
+            ("batched", {"text": "one"}, lambda text: len(json.loads(text)) == 8),
+        ):
+            module = load(name)
+            async with serving(module.app) as server:
+                service = next(iter(module.app.services))
+                url = f"http://127.0.0.1:{server.port}/{service}"
+                assert check(await asyncio.to_thread(ask, url, body))
+
+    asyncio.run(main())
+
+
+def test_batched_items_fail_alone() -> None:
+    async def main() -> None:
+        embed = load("batched").embed
+        async with ps.Runtime(embed):
+            good, bad = await asyncio.gather(embed("a text"), embed(""), return_exceptions=True)
+            assert len(good) == 8
+            assert isinstance(bad, ValueError)
+
+    asyncio.run(main())
+
+
+def test_graph() -> None:
+    async def main() -> None:
+        module = load("graph")
+        async with ps.Runtime(module.app):
+            chunks = await asyncio.gather(*(collect(module.control(float(k), "go")) for k in range(3)))
+            assert chunks == [[(k + 2.0) * n for n in (1, 2, 3)] for k in range(3)]
+
+    async def collect(call: Any) -> list[float]:
+        return [action async for action in call]
+
+    asyncio.run(main())
+
+
+def test_hybrid_from_a_synchronous_program() -> None:
+    answers = load("hybrid").main()
+    assert answers[0] == "features of image 0, goal of grasp the red cube"
+    assert len(answers) == 14
+
+
+@contextmanager
+def running(*command: str) -> Iterator[int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([sys.executable, *(part.replace("PORT", str(port)) for part in command)], cwd=EXAMPLES.parent)
+    try:
+        for _ in range(200):
+            assert process.poll() is None
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.05)  # a poll with an end
+        yield port
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.parametrize(
+    ("needed", "command"),
+    [
+        ("fastapi", ("-m", "uvicorn", "examples.fastapi_app:web", "--port", "PORT", "--log-level", "warning")),
+        ("tornado", ("examples/tornado_app.py", "PORT")),
+        ("aiohttp", ("examples/aiohttp_app.py", "PORT")),
+    ],
+)
+def test_called_from_other_frameworks(needed: str, command: tuple[str, ...]) -> None:
+    pytest.importorskip(needed)
+    with running(*command) as port:
+        assert "49" in ask(f"http://127.0.0.1:{port}/square/7")
+
+
+def test_the_streams_page_in_a_browser() -> None:
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("chromium is not installed")
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+
+    async def main() -> str:
+        async with serving(load("stream").app) as server:
+            process = await asyncio.create_subprocess_exec(
+                browser,
+                *flags.split(),
+                "--virtual-time-budget=6000",
+                "--dump-dom",
+                f"http://127.0.0.1:{server.port}/page",
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+            out, _ = await asyncio.wait_for(process.communicate(), 60)
+            return out.decode()
+
+    page = asyncio.run(main())
+    assert "<li>19</li>" in page
+    assert "ended" in page
