@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from graphlib import TopologicalSorter
 from itertools import combinations
 
 from penstock.core.policy.limit import FixedState, RateState
@@ -30,10 +31,14 @@ class Books:
         self.starts: dict[str, deque[float]] = {}
         self.fair = [Fairness(s) for s in stations if isinstance(s.options.order, FairShare) and s.batch is None]
         self.now = 0.0
+        self.waits: dict[str, set[str]] = {}  # who holds -> what was waited for
 
     def submitted(self, request: Request) -> None:
         assert request.station is not None
         self.calls[request.station.name] += 1
+        if request.state != ENDED:
+            for held in request.held:
+                self.waits.setdefault(held, set()).update(request.station.nodes)
 
     def started(self, work: Work, now: float) -> None:
         """The laws of starting."""
@@ -105,6 +110,7 @@ class Books:
             assert request.state == ENDED and request in self.ends, f"{request!r} never ended"
             assert by is None or self.ends[request] < by, f"{request!r} starved"
         assert not self.running and not self.slots, "work was forgotten"
+        TopologicalSorter(self.waits).prepare()  # raises CycleError: a circle of waiting was let in
 
 
 class Fairness:
