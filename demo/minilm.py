@@ -223,8 +223,9 @@ def _layer(g: _Nodes, x: str, name: str, weights: dict[str, Vector]) -> str:
     g.op("Split", [g.op("Gather", [joined, "spread"])], *qkv, axis=-1, num_outputs=3)
     attended = g.op("MultiHeadAttention", [*qkv, "", "lengths"], num_heads=HEADS)
     packed = g.op("Gather", [g.op("Reshape", [attended, "flat"]), "collect"])
-    x = g.norm(g.op("Add", [g.linear(packed, *named("attention.output.dense")), x]), name + "attention.output.LayerNorm",
-               weights)
+    x = g.norm(
+        g.op("Add", [g.linear(packed, *named("attention.output.dense")), x]), name + "attention.output.LayerNorm", weights
+    )
     up, weight, bias = named("intermediate.dense")
     hidden = g.op("MatMul", [x, g.constant(up + ".w", weight.T)])
     hidden = g.op("BiasGelu", [hidden, g.constant(up + ".b", bias)])  # the exact, erf gelu

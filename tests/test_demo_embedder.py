@@ -13,10 +13,10 @@ MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 if MISSING:
     pytest.skip(f"the demo's model needs {', '.join(MISSING)} (demo/requirements.txt)", allow_module_level=True)
 
-import numpy as np
+import numpy as np  # noqa: E402
 
 sys.path.insert(0, str(ROOT))
-from demo.minilm import Embedder, estimated_tokens, packed_tokens, plan
+from demo.minilm import Embedder, estimated_tokens, packed_tokens, plan  # noqa: E402
 
 
 @pytest.fixture(scope="module")
