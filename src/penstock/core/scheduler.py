@@ -105,11 +105,10 @@ class Scheduler:
             self._supersede(station, request, now)
         if station.direct and (not station.waiting or not request.root) and self._starts_directly(station, request, now):
             return self._flush() if self.out else _NOTHING
-        if station.batch is not None or not station.free or station.waiting:
-            error = overfull(station, request) or refuse(station, request, now)
-            if error is not None:
-                self.end(request, "refused", now, error)
-                return self._flush()
+        error = overfull(station, request) or refuse(station, request, now)
+        if error is not None:
+            self.end(request, "refused", now, error)
+            return self._flush()
         self._accepted(request)
         request.state = QUEUED
         station.enqueue(request, now)
