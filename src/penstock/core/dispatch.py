@@ -120,13 +120,15 @@ def _pick(s: Scheduler, station: Station, now: float, count: int, lead: float) -
         if error is None:
             good.append(request)
         else:
+            queue.charge(request, -request.cost)  # a tenant does not pay for what may be dropped
             bad.append((request, error))
     if len(good) >= full:
         for request, error in bad:
-            queue.charge(request, -request.cost)
             station.dequeued(request)
             s.end(request, "refused", now, error)
         return good
+    for request, _ in bad:
+        queue.charge(request, request.cost)
     for request, _ in reversed(bad[count - len(good) :]):
         queue.unpop(request)
     return good + [request for request, _ in bad[: count - len(good)]]

@@ -140,6 +140,8 @@ class Scheduler:
         if station.ready_at(now, nested=not request.root) > now or (station.needs and not station.pools_fit()):
             return False
         self._accepted(request)
+        if station.waiting:
+            station.queue.charge(request, request.cost)  # a nested call passes the queue, not the account
         work = Work(station, -1, [request], "alone", request.cost)
         take(self, work, now, now)
         return True
