@@ -199,6 +199,7 @@ class Scheduler:
                 back.append(request)
             elif request.state == ABANDONED:
                 request.state = ENDED
+                request.item = None
         station.requeue(back)
         if replica.up and replica.work is None and replica.index not in station.free:
             station.free.append(replica.index)
@@ -225,7 +226,7 @@ class Scheduler:
             elif request.state == ABANDONED:
                 missed = missed or request.outcome == "expired"
                 request.state = ENDED
-                request.work = None
+                request.work = request.item = None
         lease = give(work, now)
         if measured and (not station.direct or station.sampled()):
             station.time.add(work.cost, now - work.started)

@@ -267,8 +267,8 @@ class Binding:
                 r.root,
             )
         )
-        r.item = None  # no reference cycles: what has ended is freed at once, and the collector has nothing to find
-        if r.state == ENDED:
+        if r.state == ENDED:  # else its work may still read the item, and lets go of it when it stops
+            r.item = None  # no reference cycles: what has ended is freed at once, and the collector has nothing to find
             r.work = None
 
 
