@@ -250,7 +250,8 @@ class Runtime:
     # Commands and time
 
     def apply(self, commands: Sequence[Command]) -> None:
-        """Carry out what the scheduler orders."""
+        """Carry out what the scheduler orders. Work is taken back last, when all its callers have heard of their ends."""
+        back: list[Revoke] = []
         for command in commands:
             kind = type(command)
             if kind is Start:
@@ -264,8 +265,12 @@ class Runtime:
                 call: BoundCall = command.request.item
                 call.binding.record(call, command.error)
                 call.fail(command.error)
+            elif isinstance(command, Revoke):
+                back.append(command)
             else:
                 self._apply_rarer(command)
+        for command in back:
+            self._apply_rarer(command)
 
     def _apply_rarer(self, command: Command) -> None:
         assert isinstance(command, Stage | Revoke | Stop)
