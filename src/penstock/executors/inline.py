@@ -38,7 +38,13 @@ class InlineExecutor:
 
     def run(self, work: Any) -> None:
         """Begin this batch in a task."""
-        self._tasks[work] = self._loop.create_task(self._run(work))
+        task = self._tasks[work] = self._loop.create_task(self._run(work))
+        task.add_done_callback(lambda _: self._unbegun(work))
+
+    def _unbegun(self, work: Any) -> None:
+        """A task that is cancelled before its first step never runs, and so cannot report."""
+        if self._tasks.pop(work, None) is not None:
+            self._host.finished(work, cancelled(work.requests))
 
     async def _run(self, work: Any) -> None:
         name, requests = self.body.name, work.requests
