@@ -40,6 +40,7 @@ class Callers:
             self.maps,
             self.joins,
             self.within,
+            self.floods,
         ]
 
     async def call(self, n: int, at: float) -> None:
@@ -133,7 +134,7 @@ class Callers:
                 if random.random() < 0.3:
                     await self.pause()
         finally:
-            await stream.aclose()
+            await stream.aclose()  # type: ignore[attr-defined]
 
     async def maps(self, n: int) -> None:
         random = self.random
@@ -154,6 +155,16 @@ class Callers:
 
     async def joins(self, n: int) -> None:
         await join(self.one(), self.one(), self.one())
+
+    async def floods(self, n: int) -> None:
+        """More than fits at once, so that batches are full and the next ones wait at their replicas."""
+        service = self.random.choice([each for each in self.unary if each.batched])
+        calls = [service(self.random.randrange(20)).start() for _ in range(self.random.randrange(4, 30))]
+        for call in calls:
+            if self.random.random() < 0.1:
+                await asyncio.sleep(0.001)
+                call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
 
     async def within(self, n: int) -> None:
         await within(self.random.choice((0.01, 1.0)), self.one)

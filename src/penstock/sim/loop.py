@@ -15,7 +15,7 @@ class Hang(AssertionError):
     """Nothing is ready and nothing is scheduled, and yet somebody waits."""
 
 
-class _Selector(selectors.DefaultSelector):  # type: ignore[valid-type,misc]
+class _Selector(selectors.DefaultSelector):
     """Where a real loop would sleep."""
 
     def __init__(self) -> None:

@@ -135,7 +135,7 @@ class SimulatedExecutor:
         if self.random.random() < 0.5:
             self._report(slot, work, results, taken)
         else:
-            self.loop.call_later(self.random.choice((0.0, 0.001)), self._report, slot, work, results, taken)
+            self.loop.call_later(self.random.choice((0.0, 0.001, 0.02)), self._report, slot, work, results, taken)
 
     def _report(self, slot: _Slot, work: Any, results: list[Any], taken: Any) -> None:
         if slot.work is not work:
@@ -230,7 +230,7 @@ class SimulatedExecutor:
         late = self.loop.time() + within
         while any(slot.work is not None for slot in self.slots) and self.loop.time() < late:
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.002)  # reports that are under way
+        await asyncio.sleep(0.03)  # reports that are under way
         for slot in self.slots:
             self._lose(slot, WorkerLost(f"{self.body.name} was stopped"))
         self.stopped = True

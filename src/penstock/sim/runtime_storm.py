@@ -28,7 +28,7 @@ from penstock.sim.loop import VirtualLoop
 from penstock.sim.place import Places
 from penstock.sim.services import application
 
-CALLERS = 40
+CALLERS = 50
 FAULTS = 6
 LONGEST = 300.0  # virtual seconds
 
@@ -95,7 +95,7 @@ class RuntimeStorm:
 
     async def stop_early(self) -> None:
         self.seen["stopped in the middle"] += 1
-        await asyncio.sleep(self.random.uniform(0.0, 1.5))
+        await asyncio.sleep(self.random.uniform(0.8, 2.0))
         await self.runtime.stop(self.random.choice((0.0, 0.05, 1.0)))
 
     def crash(self) -> None:
@@ -111,6 +111,7 @@ class RuntimeStorm:
 
     def close(self) -> None:
         """What must hold when all is over."""
+        self.runtime.log.flush()  # calls that were refused after the end
         idle(self.runtime.scheduler)
         lines = Counter(entry.id for entry in self.entries)
         for call in self.runtime.made:

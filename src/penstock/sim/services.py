@@ -126,7 +126,7 @@ def application(random: Random) -> dict[str, Service[..., Any]]:
 
     async def graph(x: int) -> int:
         a, b = await join(crunch(x), embed(x + 1))
-        return await within(random.choice((0.02, 5.0)), lambda: echo(a + b))  # type: ignore[no-any-return]
+        return await within(random.choice((0.02, 5.0)), lambda: echo(a + b))
 
     async def chain(x: int) -> AsyncIterator[int]:
         async for item in tokens(x):
@@ -139,7 +139,7 @@ def application(random: Random) -> dict[str, Service[..., Any]]:
         return total
 
     async def circle(x: int) -> int:
-        return 0 if x <= 0 else await made["circle"](x - 1)  # type: ignore[no-any-return]
+        return 0 if x <= 0 else await made["circle"](x - 1)
 
     made: dict[str, Service[..., Any]] = {
         **leaves,
