@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +28,7 @@ def test_no_two_starts_are_closer_than_the_gap(per_second: float, burst: int, ga
     stand.to(1000.0)
     starts = sorted(call.started for call in calls)
     assert all(call.work is not None for call in calls), "somebody never started"
-    assert all(b - a >= gap - 1e-9 for a, b in zip(starts, starts[1:], strict=False))
+    assert all(b - a >= gap - 1e-9 for a, b in pairwise(starts))
     assert all(b - a >= 1 / per_second - 1e-9 for a, b in zip(starts, starts[burst:], strict=False))
 
 
