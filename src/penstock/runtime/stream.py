@@ -13,7 +13,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from penstock.context import Frame, frame_var
-from penstock.core.request import RUNNING
+from penstock.core.request import RUNNING, Request
 
 if TYPE_CHECKING:
     from penstock.runtime.call import BoundCall
@@ -22,6 +22,30 @@ if TYPE_CHECKING:
 def read(call: BoundCall) -> AsyncIterator[Any]:
     """The items of a streaming call."""
     return _pull(call) if call.binding.direct else _receive(call)
+
+
+def _hold(call: BoundCall) -> list[Request]:
+    """An open stream's lease is held by who reads it: what the reader calls meanwhile must not wait for it.
+
+    A reader that streams in its turn is stopped by its own reader, who then holds all of it.
+    """
+    nodes, holders = call.binding.station.nodes, []
+    while nodes and call.frame is not None and call.frame.request is not None:
+        reader = call.frame.request
+        reader.held = (*reader.held, *nodes)
+        holders.append(reader)
+        if reader.item is None or not reader.item.binding.streams:
+            break
+        call = reader.item
+    return holders
+
+
+def _let_go(call: BoundCall, holders: list[Request]) -> None:
+    for reader in holders:
+        held = list(reader.held)
+        for node in call.binding.station.nodes:
+            held.remove(node)
+        reader.held = tuple(held)
 
 
 async def _pull(call: BoundCall) -> AsyncGenerator[Any, None]:
@@ -34,6 +58,7 @@ async def _pull(call: BoundCall) -> AsyncGenerator[Any, None]:
     failure: BaseException | None = None
     body: AsyncGenerator[Any, None] | None = None
     runner = asyncio.current_task(binding.runtime.loop)
+    holders = _hold(call)
     try:
         body = binding.target(*call.args, **call.kwargs)
         step = body.__anext__
@@ -66,6 +91,7 @@ async def _pull(call: BoundCall) -> AsyncGenerator[Any, None]:
             await body.aclose()
     finally:
         call.runner = None
+        _let_go(call, holders)
         binding.stopped(call, failure)
     if call.error is not None:
         raise call.error
@@ -120,6 +146,7 @@ async def _receive(call: BoundCall) -> AsyncGenerator[Any, None]:
     loop, clock = binding.runtime.loop, binding.runtime.clock
     call.runner = asyncio.current_task(binding.runtime.loop)
     binding.submit(call)
+    holders = _hold(call)
     try:
         while True:
             while inbox.items:
@@ -138,6 +165,7 @@ async def _receive(call: BoundCall) -> AsyncGenerator[Any, None]:
             inbox.waiter = None
     finally:
         call.runner = None
+        _let_go(call, holders)
         if not request.outcome:
             binding.abandon(call)
     if inbox.error is not None:
