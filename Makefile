@@ -14,6 +14,7 @@ test: $(VENV)/.test  ## every test that needs no system server; says what it lef
 
 lint: $(VENV)/.test  ## ruff and strict types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench: $(VENV)/.test  ## the in-process figures; see bench/README.md for the others

@@ -104,7 +104,10 @@ async def row_g(port: int) -> None:
         for _, writer, _ in callers:
             writer.close()
         await asyncio.sleep(2.0)
-        print(f"G {path}: bodies started {(await ask(port, '/bodies', '{}'))[2].decode()} (callers left at {gone:.3f})", flush=True)
+        print(
+            f"G {path}: bodies started {(await ask(port, '/bodies', '{}'))[2].decode()} (callers left at {gone:.3f})",
+            flush=True,
+        )
 
 
 async def row_h(port: int, process: psutil.Process, requests: int) -> None:
@@ -138,12 +141,16 @@ async def row_h(port: int, process: psutil.Process, requests: int) -> None:
         await asyncio.gather(*(abort() for _ in range(100)))
     await asyncio.sleep(1.0)
     after = process.memory_info().rss / 2**20
-    print(f"H memory before 10,000 aborted streams {before:.1f} MiB, after {after:.1f} MiB: {after / before - 1:+.1%}", flush=True)
+    print(
+        f"H memory before 10,000 aborted streams {before:.1f} MiB, after {after:.1f} MiB: {after / before - 1:+.1%}", flush=True
+    )
 
 
 async def row_k(port: int) -> None:
     for release in (True, False):
-        load = [asyncio.ensure_future(ask(port, "/burn", f'{{"seconds": 6, "release": {str(release).lower()}}}')) for _ in range(4)]
+        load = [
+            asyncio.ensure_future(ask(port, "/burn", f'{{"seconds": 6, "release": {str(release).lower()}}}')) for _ in range(4)
+        ]
         await asyncio.sleep(0.5)
         took = []
         end = time.monotonic() + 4.5
@@ -156,7 +163,10 @@ async def row_k(port: int) -> None:
         took.sort()
         kind = "that release the GIL" if release else "of pure Python"
         p50, p99 = took[len(took) // 2], took[int(len(took) * 0.99)]
-        print(f"K /healthz beside 4 busy bodies {kind}: p50 {p50 * 1e3:.1f} ms, p99 {p99 * 1e3:.1f} ms ({len(took)} probes)", flush=True)
+        print(
+            f"K /healthz beside 4 busy bodies {kind}: p50 {p50 * 1e3:.1f} ms, p99 {p99 * 1e3:.1f} ms ({len(took)} probes)",
+            flush=True,
+        )
 
 
 async def main() -> None:

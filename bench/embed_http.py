@@ -95,7 +95,10 @@ def main() -> None:
         server.wait(20)
         after = float(subprocess.run(offline, capture_output=True, text=True, check=True).stdout)
         best = max(before, after)
-        print(f"F {kind:6} {rate:6.1f} texts/s over HTTP, offline bound {before:.1f} and {after:.1f}: {rate / best:.2f}", flush=True)
+        print(
+            f"F {kind:6} {rate:6.1f} texts/s over HTTP, offline bound {before:.1f} and {after:.1f}: {rate / best:.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Rows I and J at a tenth of their size: the VLA graph on shared devices, and the four-stage loading pipeline.
 
-    python bench/graph.py
+python bench/graph.py
 """
 
 from __future__ import annotations

@@ -1,7 +1,13 @@
 """penstock as shipped: ordinary services with all defaults on, under its own server ("") or mounted under uvicorn ("asgi")."""
-PEER = {"name": "penstock", "packages": ["penstock"], "also": ["uvloop", "httptools", "msgspec"],
-        "path": {"A": "/noop", "B": "/model", "C": "/stream", "D": "/model"},
-        "variants": {"A": ["", "asgi"], "B": [""], "C": [""], "D": [""]}, "layouts": ["cpu0", "free"]}
+
+PEER = {
+    "name": "penstock",
+    "packages": ["penstock"],
+    "also": ["uvloop", "httptools", "msgspec"],
+    "path": {"A": "/noop", "B": "/model", "C": "/stream", "D": "/model"},
+    "variants": {"A": ["", "asgi"], "B": [""], "C": [""], "D": [""]},
+    "layouts": ["cpu0", "free"],
+}
 
 import asyncio  # noqa: E402
 import os  # noqa: E402
@@ -50,8 +56,9 @@ if __name__ == "__main__":
         from workloads import exec_cli
 
         os.environ["PYTHONPATH"] = os.path.dirname(os.path.abspath(__file__)) + os.pathsep + os.environ.get("PYTHONPATH", "")
-        exec_cli("uvicorn", "peer_penstock:app", "--port", a.port, "--no-access-log", "--log-level", "warning",
-                 "--backlog", 4096)
+        exec_cli(
+            "uvicorn", "peer_penstock:app", "--port", a.port, "--no-access-log", "--log-level", "warning", "--backlog", 4096
+        )
     import sys
 
     os.environ["PYTHONPATH"] = os.path.dirname(os.path.abspath(__file__)) + os.pathsep + os.environ.get("PYTHONPATH", "")

@@ -151,7 +151,7 @@ async def main() -> None:
         if working.done():
             working.result()
             url = f"http://127.0.0.1:{server.port}"
-            print(f"\nask it yourself:\n  curl {url}/similarity --json '{{\"a\": \"a cat sat\", \"b\": \"a kitten rests\"}}'")
+            print(f'\nask it yourself:\n  curl {url}/similarity --json \'{{"a": "a cat sat", "b": "a kitten rests"}}\'')
             print(f"  {url}/metrics  /openapi.json  /healthz")
             if not os.environ.get("ONCE"):
                 print("Ctrl-C stops it", flush=True)

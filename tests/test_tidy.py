@@ -36,12 +36,8 @@ IMPURE = {"asyncio", "time", "os", "sys", "socket", "logging", "threading", "ran
 LONG_MODULES: dict[str, int] = {
     "core/scheduler.py": 380,  # every transition of a request, in one place to read
     "runtime/call.py": 340,
-    "runtime/binding.py": 345,
     "runtime/driver.py": 335,
     "executors/process.py": 320,
-    "http/reader.py": 320,
-    "http/connection.py": 340,
-    "http/writer.py": 320,
 }
 
 

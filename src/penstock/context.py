@@ -91,9 +91,7 @@ def budget(
         raise ConfigError("budget(): inside a service, priority and tenant are those of the root call; only within= can be set")
     if deadline is None or (base.deadline is not None and base.deadline <= deadline):
         deadline = base.deadline
-    new = Budget(
-        deadline, base.priority if priority is None else priority, base.tenant if tenant is None else tenant
-    )
+    new = Budget(deadline, base.priority if priority is None else priority, base.tenant if tenant is None else tenant)
     if outer is not None and outer.within is not None:
         within = outer.within if within is None else min(within, outer.within)
     token = frame_var.set(

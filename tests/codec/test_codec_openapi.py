@@ -78,9 +78,7 @@ def test_types_of_one_name_are_kept_apart() -> None:
     assert requests[0] != requests[1]
 
 
-@pytest.mark.parametrize(
-    "kind", [Opaque, Opaque | int, "unresolved", 5, Iterator[int], Callable, object, list["Missing"]]
-)  # type: ignore[name-defined]  # noqa: F821
+@pytest.mark.parametrize("kind", [Opaque, Opaque | int, "unresolved", 5, Iterator[int], Callable, object, list["Missing"]])  # type: ignore[name-defined]  # noqa: F821
 def test_odd_types_allow_anything_and_harm_no_other(kind: Any) -> None:
     (odd, item), components = described(kind, Item)
     assert set(odd) <= {"description"}

@@ -116,7 +116,9 @@ class TestArrays:
             encode_json(self.np.longdouble(1))
 
     @given(
-        st.dictionaries(st.sampled_from(["dtype", "shape", "data"]), st.text() | st.binary() | st.lists(st.integers(-(2**63), 2**63)))
+        st.dictionaries(
+            st.sampled_from(["dtype", "shape", "data"]), st.text() | st.binary() | st.lists(st.integers(-(2**63), 2**63))
+        )
         | st.fixed_dictionaries(
             {"dtype": st.text("<>|=biufcOVSUMm[]0123456789,()", max_size=8), "shape": st.just([]), "data": st.binary()}
         )

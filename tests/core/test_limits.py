@@ -77,12 +77,12 @@ def test_aimd_is_open_until_deadlines_are_missed_then_falls_and_climbs() -> None
     window(0, 10, 100)
     assert state.ready_at(1_000_000, now) == now  # nobody missed anything: open
     window(9, 10, 100)
-    assert state.limit == 50
+    assert state.n == 50
     window(0, 10, 50)
-    assert state.limit == 51
+    assert state.n == 51
     window(0, 10, 3)
-    assert state.limit == 51  # what is not used is not raised
+    assert state.n == 51  # what is not used is not raised
     for _ in range(20):
-        window(10, 10, int(state.limit))
-    assert state.limit == 1
+        window(10, 10, int(state.n))
+    assert state.n == 1
     assert state.ready_at(0, now) == now  # one is always let by

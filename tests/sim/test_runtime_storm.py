@@ -18,9 +18,21 @@ KEPT = Path(__file__).parent.parent / "seeds" / "runtime.txt"
 # What 200 storms must reach, or they test less than they say.
 REACHED = [
     *("staged", "taken", "revoked", "revoked too late", "crash", "crash while running", "crash with staged work", "stuck"),
-    *("stop ordered", "stopped early", "stopped in the middle", "window full", "broke off", "left", "cancelled", "map broken off"),
+    *(
+        "stop ordered",
+        "stopped early",
+        "stopped in the middle",
+        "window full",
+        "broke off",
+        "left",
+        "cancelled",
+        "map broken off",
+    ),
     *(f"outcome: {outcome}" for outcome in ("ok", "failed", "cancelled", "refused", "expired")),
-    *(f"caller {way}" for way in ("waits", "starts", "calls_back", "leaves", "cancels", "never_waits", "reads", "maps", "joins")),
+    *(
+        f"caller {way}"
+        for way in ("waits", "starts", "calls_back", "leaves", "cancels", "never_waits", "reads", "maps", "joins")
+    ),
     *(f"error: {name}" for name in ("Bad", "BadResult", "DeadlineExceeded", "DeadlockRefused", "QueueFull", "ShuttingDown")),
     *(f"error: {name}" for name in ("StartTimeout", "ProgressTimeout", "Superseded", "WorkerLost", "DeadlineInfeasible")),
     *("tokens: ok", "count: ok", "chain: ok", "graph: ok", "many: ok", "embed: ok", "collect: ok", "model: ok", "newest: ok"),

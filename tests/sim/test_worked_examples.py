@@ -49,7 +49,9 @@ def test_computing_and_waiting_overlap() -> None:
     finished: list[float] = []
     for _ in range(6):
         drive.submit(
-            compute, Request(value=1.0), then=lambda _: drive.submit(wait, Request(value=2.0), then=lambda r: finished.append(r.ended))
+            compute,
+            Request(value=1.0),
+            then=lambda _: drive.submit(wait, Request(value=2.0), then=lambda r: finished.append(r.ended)),
         )
     drive.run()
     assert len(finished) == 6

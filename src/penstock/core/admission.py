@@ -75,9 +75,7 @@ def refuse(station: Station, request: Request, now: float) -> PenstockError | No
         )
     longest = station.options.start_timeout if bound.max_wait is None else bound.max_wait
     if wait > longest:
-        return Overloaded(
-            f"{station.name}: would wait {wait:.3f} s, the limit is {longest:g} s", retry_after=wait - longest
-        )
+        return Overloaded(f"{station.name}: would wait {wait:.3f} s, the limit is {longest:g} s", retry_after=wait - longest)
     if queued + 1 <= 2 * station.round_size():
         return None
     patience = station.patience_of(request.tenant, now)

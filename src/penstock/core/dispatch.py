@@ -59,14 +59,10 @@ def _released(station: Station, now: float) -> tuple[str, float]:
     if station.draining:
         return "drain", now
     oldest = next(iter(station.waiting)).queued
-    return release(
-        station.batch, len(station.waiting), station.queued_cost, oldest, station.earliest, now, station.time
-    )
+    return release(station.batch, len(station.waiting), station.queued_cost, oldest, station.earliest, now, station.time)
 
 
-def _form(
-    s: Scheduler, station: Station, now: float, reason: str, lead: float = 0.0
-) -> tuple[list[Request], str, float]:
+def _form(s: Scheduler, station: Station, now: float, reason: str, lead: float = 0.0) -> tuple[list[Request], str, float]:
     """Take the next work's requests out of the queue; it will start in `lead` seconds."""
     batch = station.batch
     if batch is None:
@@ -170,7 +166,7 @@ def take(s: Scheduler, work: Work, now: float, freed: float) -> None:
             request.work = work
             request.state = RUNNING
             request.started = request.progress = now
-            request.released = min(now, max(request.submitted, freed))
+            request.released = freed if freed > request.submitted else request.submitted
 
 
 def give(work: Work, now: float) -> tuple[tuple[PoolState, float], ...]:

@@ -95,7 +95,9 @@ class Scheduler:
         request.submitted = now
         self.seq += 1
         request.seq = self.seq
-        error = self._never(station, request, now)
+        error = never(station, request, now)
+        if error is None and request.held and station.nodes:
+            error = self._circle(station, request)
         if error is not None:
             self.end(request, "expired" if isinstance(error, DeadlineExceeded) else "refused", now, error)
             return self._flush()
@@ -109,7 +111,8 @@ class Scheduler:
         if error is not None:
             self.end(request, "refused", now, error)
             return self._flush()
-        self._accepted(request)
+        if request.deadline is not None:
+            self._date(request, request.deadline)
         request.state = QUEUED
         station.enqueue(request, now)
         at = now + station.start_timeout
@@ -119,15 +122,14 @@ class Scheduler:
             dispatch(self, station, now)
         return self._flush() if self.out else _NOTHING
 
-    def _never(self, station: Station, request: Request, now: float) -> PenstockError | None:
-        if request.held and station.nodes:
-            chain = self.locks.cycle(request.held, station.nodes)
-            if chain is not None:
-                return DeadlockRefused(
-                    f"a call of {station.name} would wait for what its own callers hold: {' -> '.join(chain)}; "
-                    "call it from outside, give it its own replicas or pool, or raise the limit of none"
-                )
-        return never(station, request, now)
+    def _circle(self, station: Station, request: Request) -> PenstockError | None:
+        chain = self.locks.cycle(request.held, station.nodes)
+        if chain is None:
+            return None
+        return DeadlockRefused(
+            f"a call of {station.name} would wait for what its own callers hold: {' -> '.join(chain)}; "
+            "call it from outside, give it its own replicas or pool, or raise the limit of none"
+        )
 
     def _supersede(self, station: Station, request: Request, now: float) -> None:
         older = station.latest.get(request.latest)
@@ -139,17 +141,16 @@ class Scheduler:
         """A body that runs in its caller's own task starts within `submit`, if limits and pools allow."""
         if station.ready_at(now, nested=not request.root) > now or (station.needs and not station.pools_fit()):
             return False
-        self._accepted(request)
+        if request.deadline is not None:
+            self._date(request, request.deadline)
         if station.waiting:
             station.queue.charge(request, request.cost)  # a nested call passes the queue, not the account
-        work = Work(station, -1, [request], "alone", request.cost)
-        take(self, work, now, now)
+        take(self, Work(station, -1, [request], "alone", request.cost), now, now)
         return True
 
-    def _accepted(self, request: Request) -> None:
-        if request.deadline is not None:
-            self.dated += 1
-            self.arm(request.deadline, request)
+    def _date(self, request: Request, deadline: float) -> None:
+        self.dated += 1
+        self.arm(deadline, request)
 
     def cancel(self, request: Request, now: float) -> Sequence[Command]:
         """The caller does not want the answer any more. The caller itself is not told again."""
@@ -162,7 +163,9 @@ class Scheduler:
         request.progress = now
         if request.first is None:
             request.first = now
-            self._exit(request, False, now)
+            station = request.station
+            if station is not None and station.patience is not None and request.root:
+                station.patience.exit(request.tenant, now - request.submitted, False, now)
 
     def taken(self, work: Work, now: float) -> Sequence[Command]:
         """A worker took its staged batch: the lease is taken now."""
@@ -278,15 +281,10 @@ class Scheduler:
         request.outcome = outcome
         request.ended = now
         station.counts[outcome] = station.counts.get(outcome, 0) + 1
-        if request.first is None:
-            self._exit(request, outcome == "cancelled", now)
+        if request.first is None and station.patience is not None and request.root:
+            station.patience.exit(request.tenant, now - request.submitted, outcome == "cancelled", now)
         if error is not None:
             self.out.append(End(request, error))
-
-    def _exit(self, request: Request, left: bool, now: float) -> None:
-        station = request.station
-        if request.root and station is not None and station.patience is not None and now > request.submitted:
-            station.patience.exit(request.tenant, now - request.submitted, left, now)
 
     def abandon(self, request: Request, outcome: str, now: float, error: PenstockError | None) -> None:
         """End a request that has not been answered, wherever it is; stop its work if nobody else waits for it."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
 
 from penstock.core.station import Station
 
@@ -30,7 +30,7 @@ class StationSnapshot:
 
 def snapshot(station: Station) -> StationSnapshot:
     """The station's state as plain values."""
-    limits = [value for state in station.limits for value in [_bound(state)] if value is not None]
+    limits = [state.n for state in station.limits if 0 < state.n < math.inf]  # 0: a rate, which bounds no number
     return StationSnapshot(
         name=station.name,
         queued=len(station.waiting),
@@ -47,8 +47,3 @@ def snapshot(station: Station) -> StationSnapshot:
         broken=str(station.broken or ""),
         outcomes=dict(station.counts),
     )
-
-
-def _bound(state: Any) -> float | None:
-    bound = getattr(state, "n", getattr(state, "limit", None))
-    return None if bound is None or bound == float("inf") else float(bound)

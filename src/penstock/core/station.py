@@ -124,10 +124,10 @@ class Station:
 
     def ready_at(self, now: float, nested: bool = False) -> float:
         """When limits allow one more start; infinity if only an end can."""
-        at = now
+        at, in_flight = now, self.in_flight + self.coming
         for limit in self.limits:
-            if not (nested and limit.soft):
-                ready = limit.ready_at(self.in_flight + self.coming, now)
+            if in_flight >= limit.n and not (nested and limit.soft):
+                ready = limit.ready_at(in_flight, now)
                 if ready > at:
                     at = ready
         return at

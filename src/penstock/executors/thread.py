@@ -29,9 +29,7 @@ class ThreadExecutor:
     `buffer`: items that a stream may be ahead of its reader.
     """
 
-    def __init__(
-        self, body: Body, host: Host, loop: asyncio.AbstractEventLoop, replicas: int, *, buffer: int = 64
-    ) -> None:
+    def __init__(self, body: Body, host: Host, loop: asyncio.AbstractEventLoop, replicas: int, *, buffer: int = 64) -> None:
         if body.is_async:
             raise ConfigError(f"{body.name} is async and cannot run in threads: use on=ps.Inline() or on=ps.Process()")
         if replicas < 1:

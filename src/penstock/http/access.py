@@ -2,65 +2,64 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
+import msgspec
+
 from penstock.runtime.log import Entry, Reader
+
+
+class Line(msgspec.Struct, omit_defaults=True, gc=False):
+    """What is written of one call. `at` is seconds since 1970, when it arrived; what has its default is left out."""
+
+    at: float
+    id: str
+    service: str
+    outcome: str
+    ran_ms: float
+    queued_ms: float = 0.0
+    batched_ms: float = 0.0
+    streamed_ms: float = 0.0
+    tenant: str = ""
+    error: str = ""
+    batch: int = 1
+    released: str = "alone"
+    items: int = 0
+
+
+_encode = msgspec.json.Encoder().encode_lines
 
 
 def access_log(out: TextIO | None = None) -> Reader:
     """A reader of the log that writes root calls as lines; inner calls are in the trace of their root."""
 
     def write(entries: Sequence[Entry]) -> None:
-        offset = time.time() - time.monotonic()
-        lines = [_line(offset, *entry) for entry in entries if entry[14]]
-        if lines:
-            stream = sys.stderr if out is None else out
-            stream.write("".join(lines))
-            stream.flush()
+        stream = sys.stderr if out is None else out
+        stream.write(_encode(list(_lines(entries))).decode())
+        stream.flush()
 
     return write
 
 
-def _line(
-    offset: float,
-    identity: str,
-    service: str,
-    tenant: str,
-    outcome: str,
-    error: str,
-    arrived: float,
-    queued: float,
-    batched: float,
-    ran: float,
-    streamed: float,
-    batch: int,
-    released: str,
-    replica: int,
-    items: int,
-    root: bool,
-) -> str:
-    """Milliseconds; names are checked to be plain ASCII where they come in, the rest is escaped."""
-    if not identity.isalnum():
-        identity = json.dumps(identity)[1:-1]
-    extra = ""
-    if tenant:
-        extra += f', "tenant": {json.dumps(tenant)}'
-    if error:
-        extra += f', "error": "{error}"'
-    if batch > 1:
-        extra += f', "batch": {batch}, "released": "{released}"'
-    if items:
-        extra += f', "items": {items}'
-    wait = '"queued_ms": 0, "batched_ms": 0'
-    if queued or batched:
-        wait = f'"queued_ms": {queued * 1e3:.3f}, "batched_ms": {batched * 1e3:.3f}'
-    if streamed:
-        extra = f', "streamed_ms": {streamed * 1e3:.3f}{extra}'
-    return (
-        f'{{"at": {arrived + offset:.3f}, "id": "{identity}", "service": "{service}", "outcome": "{outcome}", '
-        f'{wait}, "ran_ms": {ran * 1e3:.3f}{extra}}}\n'
-    )
+def _lines(entries: Sequence[Entry]) -> Iterator[Line]:
+    offset = time.time() - time.monotonic()
+    for entry in entries:
+        identity, service, tenant, outcome, error, arrived, queued, batched, ran, streamed, batch, why, _, items, root = entry
+        if not root:
+            continue
+        line = Line(int((arrived + offset) * 1e3) / 1e3, identity, service, outcome, int(ran * 1e6) / 1e3)
+        if queued or batched or streamed:
+            line.queued_ms, line.batched_ms = int(queued * 1e6) / 1e3, int(batched * 1e6) / 1e3
+            line.streamed_ms = int(streamed * 1e6) / 1e3
+        if tenant:
+            line.tenant = tenant
+        if error:
+            line.error = error
+        if why and why != "alone":
+            line.batch, line.released = batch, why
+        if items:
+            line.items = items
+        yield line

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable
+from types import CoroutineType
 from typing import Any
 
 from penstock.http.bridge import match
-from penstock.http.departure import Departure, Departures
+from penstock.http.departure import Departures
 from penstock.http.handler import Handler
 from penstock.http.lifespan import Lifespans
 from penstock.http.message import Request, Response
 from penstock.http.problems import Fault, problem_response
 from penstock.runtime import App, Runtime
 from penstock.runtime.app import ASGIApp, Receive, Scope, Send
-
-_LINES = re.compile(rb"([^:\r\n]+): ([^\r\n]*)\r\n")
 
 
 def application(app: App) -> ASGIApp:
@@ -49,34 +47,29 @@ class _Side:
             await send({"type": "websocket.close", "code": 1000})
 
     async def _http(self, handler: Handler, scope: Scope, path: str, receive: Receive, send: Send) -> None:
-        body = await _body(receive, self.app.max_body)
+        message = await receive()
+        body: Any = message.get("body", b"")
+        if message["type"] != "http.request" or message.get("more_body") or len(body) > self.app.max_body:
+            body = await _body(message, receive, self.app.max_body)
+        method = scope["method"]
+        answer: Any
         if body is None:
             return
-        bodiless = scope["method"] == "HEAD"
         if isinstance(body, Fault):
-            await _whole(send, problem_response(body), bodiless)
-            return
-        request = Request(scope["method"], path, scope.get("query_string", b""), _headers(scope), body)
-        answer: Any = handler(request)
+            answer = problem_response(body)
+        else:
+            answer = handler(Request(method, path, scope.get("query_string", b""), _headers(scope), body))
+            if isinstance(answer, CoroutineType):
+                answer = await self.departures.watch(answer, receive)
         if type(answer) is Response:
-            await _whole(send, answer, bodiless)
-            return
-        departure = Departure(receive, asyncio.current_task())
-        self.departures.add(departure)
-        try:
-            if asyncio.iscoroutine(answer):
-                answer = await answer
-            if type(answer) is Response:
-                self.departures.remove(departure)
-                await _whole(send, answer, bodiless)
-            else:
-                await answer.run(_Out(send, bodiless))
-        except asyncio.CancelledError:
-            # Ours if the client has gone and nobody else has asked for it too.
-            if not departure.gone or departure.task is None or departure.task.uncancel():
-                raise
-        finally:
-            self.departures.remove(departure)
+            headers: list[Any] = [line.split(b": ", 1) for line in answer.head.split(b"\r\n")[:-1]]
+            if answer.status != 204:
+                headers.append((b"content-length", b"%d" % len(answer.body)))
+            await asyncio.sleep(0)  # what this turn of the loop answers is written in a row: readers wake once, not each
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            await send({"type": "http.response.body", "body": b"" if method == "HEAD" else answer.body})
+        elif answer is not None:
+            await self.departures.watch(answer.run(_Out(send, method == "HEAD")), receive)
 
     async def _start(self) -> Handler:
         if self.lock is None:
@@ -124,9 +117,8 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
     return headers
 
 
-async def _body(receive: Receive, limit: int) -> bytes | Fault | None:
-    """The whole body; None if the client left before its end."""
-    message = await receive()
+async def _body(message: Any, receive: Receive, limit: int) -> bytes | Fault | None:
+    """The whole body, whose first message this is; None if the client left before its end."""
     body: bytes = message.get("body", b"")
     if message.get("more_body"):
         pieces = bytearray(body)
@@ -141,14 +133,6 @@ async def _body(receive: Receive, limit: int) -> bytes | Fault | None:
     return body
 
 
-async def _whole(send: Send, answer: Response, bodiless: bool) -> None:
-    headers: list[tuple[bytes, bytes]] = _LINES.findall(answer.head)
-    if answer.status != 204:
-        headers.append((b"content-length", b"%d" % len(answer.body)))
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if bodiless else answer.body})
-
-
 class _Out:
     """The `Out` of a streamed answer over ASGI: every write is to be awaited."""
 
@@ -159,7 +143,8 @@ class _Out:
         self.bodiless = bodiless
 
     async def start(self, status: int, head: bytes, data: bytes = b"", *, sized: bool = False) -> None:
-        await self.send({"type": "http.response.start", "status": status, "headers": _LINES.findall(head)})
+        headers = [line.split(b": ", 1) for line in head.split(b"\r\n")[:-1]]
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
         if data:
             await self.write(data)
 

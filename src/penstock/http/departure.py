@@ -1,31 +1,71 @@
 """Noticing under ASGI that a client has gone.
 
 ASGI tells only who asks, so somebody must wait in `receive`. A task per request for it would cost more than most
-answers, so one timer asks for those requests alone that have lasted a while.
+answers. So what is answered without waiting is not watched at all, and one timer asks for those requests alone that
+have lasted a while.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
 from typing import Any
 
 PATIENCE = 0.02  # seconds; a request is watched after one to two of these
 
+Receive = Callable[[], Awaitable[Any]]
 
-class Departure:
-    """One request that is being answered; its task is cancelled if the client goes."""
 
-    __slots__ = ("asking", "gone", "receive", "seen", "task")
+class Watched:
+    """The answering of one request, to be awaited; its task is cancelled if the client goes, and the result is None."""
 
-    def __init__(self, receive: Callable[[], Awaitable[Any]], task: asyncio.Task[Any] | None) -> None:
+    __slots__ = ("answering", "asking", "departures", "gone", "receive", "seen", "task")
+
+    def __init__(self, departures: Departures, answering: Coroutine[Any, Any, Any], receive: Receive) -> None:
+        self.departures = departures
+        self.answering = answering
         self.receive = receive
-        self.task = task
-        self.gone = False
-        self.seen = False
-        self.asking: asyncio.Task[None] | None = None
 
-    async def _ask(self) -> None:
+    def __await__(self) -> Generator[Any, Any, Any]:
+        try:
+            waits_for = self.answering.send(None)
+        except StopIteration as end:
+            return end.value
+        self.gone = self.seen = False
+        self.asking: asyncio.Task[None] | None = None
+        self.task = asyncio.current_task()
+        self.departures.add(self)
+        try:
+            return (yield from self._rest(waits_for))
+        except asyncio.CancelledError:
+            # Ours if the client has gone and nobody else has asked for it too.
+            if not self.gone or self.task is None or self.task.uncancel():
+                raise
+            return None
+        finally:
+            self.departures.remove(self)
+
+    def _rest(self, waits_for: Any) -> Generator[Any, Any, Any]:
+        """What `yield from` does (PEP 380), begun in the middle."""
+        answering = self.answering
+        while True:
+            try:
+                got = yield waits_for
+            except GeneratorExit:
+                answering.close()
+                raise
+            except BaseException as error:
+                resume = partial(answering.throw, error)
+            else:
+                resume = partial(answering.send, got)
+            try:
+                waits_for = resume()
+            except StopIteration as end:
+                return end.value
+
+    async def ask(self) -> None:
+        """Read on until the client has gone, then cancel the answering."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
         self.gone = True
@@ -37,24 +77,28 @@ class Departures:
     """All requests of an application that may have to be watched."""
 
     def __init__(self) -> None:
-        self._fresh: dict[Departure, None] = {}
+        self._fresh: dict[Watched, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, departure: Departure) -> None:
-        self._fresh[departure] = None
+    def watch(self, answering: Coroutine[Any, Any, Any], receive: Receive) -> Watched:
+        """To be awaited for what `answering` returns, or for None if the client left before."""
+        return Watched(self, answering, receive)
+
+    def add(self, watched: Watched) -> None:
+        self._fresh[watched] = None
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._turn)
 
-    def remove(self, departure: Departure) -> None:
-        self._fresh.pop(departure, None)
-        if departure.asking is not None:
-            departure.asking.cancel()
+    def remove(self, watched: Watched) -> None:
+        self._fresh.pop(watched, None)
+        if watched.asking is not None:
+            watched.asking.cancel()
 
     def _turn(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(PATIENCE, self._turn) if self._fresh else None
-        for departure in list(self._fresh):
-            if departure.seen:
-                del self._fresh[departure]
-                departure.asking = loop.create_task(departure._ask())
-            departure.seen = True
+        for watched in list(self._fresh):
+            if watched.seen:
+                del self._fresh[watched]
+                watched.asking = loop.create_task(watched.ask())
+            watched.seen = True

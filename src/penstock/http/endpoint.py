@@ -33,11 +33,11 @@ logger = logging.getLogger("penstock")
 
 def head_of(call: BoundCall, extra: bytes) -> bytes:
     """Identity and accounting, as response headers."""
-    queued, batched, ran, streamed = call.binding.parts(call.request)
+    queued, batched, ran, streamed = call.measured or call.binding.parts(call.request)
     identity = call.id.encode("ascii")
-    if not (batched or streamed):
-        shown = (identity, queued * 1e3, ran * 1e3, extra)
-        return b"x-request-id: %b\r\nserver-timing: queue;dur=%.3f, batch;dur=0, run;dur=%.3f, stream;dur=0\r\n%b" % shown
+    if not (queued or batched or streamed):
+        shown = (identity, ran * 1e3, extra)
+        return b"x-request-id: %b\r\nserver-timing: queue;dur=0, batch;dur=0, run;dur=%.3f, stream;dur=0\r\n%b" % shown
     return b"x-request-id: %b\r\nserver-timing: queue;dur=%.3f, batch;dur=%.3f, run;dur=%.3f, stream;dur=%.3f\r\n%b" % (
         identity,
         queued * 1e3,
@@ -87,7 +87,7 @@ class Endpoint:
         try:
             kwargs = self._arguments(request)
             kind = self._kind(headers) if b"accept" in headers else self.offers[0]
-            budget = budget_of(headers, runtime.clock())
+            budget = budget_of(headers, runtime.clock)
         except PenstockError as error:
             return self._refuse(error, identity)
         except Exception as error:  # a validator of the user's has a bug
@@ -138,7 +138,7 @@ class Endpoint:
     async def _unary(self, call: BoundCall, kind: str, trace: bytes) -> Response:
         try:
             answer = await call
-            if self.raw_answer and isinstance(answer, bytes | bytearray | memoryview) and kind is not MSGPACK:
+            if self.raw_answer and isinstance(answer, (bytes, bytearray, memoryview)) and kind is not MSGPACK:
                 body, head = bytes(answer), BYTES_HEAD
             elif kind is MSGPACK:
                 body, head = encode_msgpack(answer), MSGPACK_HEAD

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Callable
 
 from penstock.context import NO_BUDGET, Budget
 from penstock.errors import InvalidRequest, NotAcceptable
@@ -25,7 +26,7 @@ _NAMES = {
 }
 
 
-def budget_of(headers: dict[bytes, bytes], now: float) -> Budget:
+def budget_of(headers: dict[bytes, bytes], clock: Callable[[], float]) -> Budget:
     """X-Penstock-Within (seconds), X-Penstock-Priority (integer), X-Penstock-Tenant. Raises InvalidRequest."""
     within = headers.get(b"x-penstock-within")
     priority = headers.get(b"x-penstock-priority")
@@ -40,7 +41,7 @@ def budget_of(headers: dict[bytes, bytes], now: float) -> Budget:
             seconds = -1.0
         if not 0 < seconds < 1e7:
             raise InvalidRequest(f"X-Penstock-Within: a number of seconds greater than 0, not {_shown(within)}")
-        deadline = now + seconds
+        deadline = clock() + seconds
     if priority is not None:
         try:
             level = int(priority)

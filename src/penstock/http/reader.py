@@ -17,7 +17,7 @@ import httptools
 from penstock.http.limits import Limits
 from penstock.http.message import Request
 from penstock.http.problems import Fault
-from penstock.http.target import decoded, odd_target
+from penstock.http.target import short_target, target
 
 IDLE, HEAD, BODY = 0, 1, 2
 
@@ -229,13 +229,7 @@ class Reader:
             if parser.should_upgrade() and method != "CONNECT":
                 self._declined = _without_offer(method, url, headers)
                 return
-        path, _, query = url.partition(b"?")
-        if path[:1] != b"/" or b"#" in url:
-            path = odd_target(path, query, method)
-        if b"%" in path:
-            text = decoded(path)
-        else:
-            text = path.decode("ascii")
+        text, query, path = short_target(url, method) if len(url) < 256 else target(url, method)
         self.ready.append(Request(method, text, query, headers, body, keep_alive, http10, path, self.client))
         self.ended = not keep_alive
 

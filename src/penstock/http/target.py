@@ -1,10 +1,22 @@
-"""Request targets that are not simply a path of ASCII letters."""
+"""Request targets: what is before and after the question mark."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from penstock.http.problems import Fault
+
+
+def target(url: bytes, method: str) -> tuple[str, bytes, bytes]:
+    """The decoded path, the query and the path as it was sent. Raises Fault."""
+    path, _, query = url.partition(b"?")
+    if path[:1] != b"/" or b"#" in url:
+        path = odd_target(path, query, method)
+    return decoded(path) if b"%" in path else path.decode("ascii"), query, path
+
+
+short_target = lru_cache(1024)(target)  # most requests name what others have named
 
 
 def odd_target(path: bytes, query: bytes, method: str) -> bytes:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from penstock.core.policy.admit import Latest, Queue
-from penstock.core.policy.limit import AIMD
-from penstock.core.policy.order import Priority
+from penstock.core.policy.admit import Latest
 from penstock.core.request import BACKOFF, ENDED, RUNNING, Request, Work
-from penstock.core.station import Station, StationOptions
-from penstock.errors import ConfigError, WorkerLost
-from penstock.executors.base import Executor, Inline, Place, Process, Thread
-from penstock.runtime.sizes import Sizes, usable_cores
+from penstock.core.station import Station
+from penstock.errors import WorkerLost
+from penstock.executors.base import Executor, Place
+from penstock.runtime.place import make_executor
 from penstock.service import Service, Timing
 
 if TYPE_CHECKING:
     from penstock.runtime.call import BoundCall
     from penstock.runtime.driver import Runtime
+
+_LEFT = (asyncio.CancelledError, GeneratorExit)  # how a body on the loop ends whose caller has left
+_LOST = (asyncio.CancelledError, WorkerLost)  # results that say nothing about how long the work takes
+_FLAT = (str, bytes, bytearray, memoryview)
 
 
 class Binding:
@@ -74,10 +75,6 @@ class Binding:
             await self.start()
         except Exception as error:
             self.runtime.apply(self.scheduler.give_up(self.station, error, self.runtime.clock()))
-
-    def foreign(self) -> bool:
-        """Whether this is not the thread of the runtime's loop."""
-        return get_ident() != self.runtime.thread
 
     # What calls ask
 
@@ -142,7 +139,7 @@ class Binding:
             return
         now = runtime.clock()
         live = request.state == RUNNING
-        if live and isinstance(failure, asyncio.CancelledError | GeneratorExit):
+        if live and failure is not None and isinstance(failure, _LEFT):
             self.scheduler.cancel(request, now)
         measured = failure is None and live
         commands = self.scheduler.finish(work, now, None if failure is None else (failure,), measured)
@@ -191,12 +188,16 @@ class Binding:
 
     def finished(self, work: Work, results: Sequence[Any]) -> None:
         now = self.runtime.clock()
-        lost = any(isinstance(result, WorkerLost | asyncio.CancelledError) for result in results)
-        errors = [r if isinstance(r, BaseException) else None for r in results]
-        failed = any(error is not None for error in errors)
+        errors: list[BaseException | None] | None = None
+        lost = False
+        for result in results:
+            if isinstance(result, BaseException):
+                errors = [r if isinstance(r, BaseException) else None for r in results]
+                lost = any(isinstance(r, _LOST) for r in results)
+                break
         pairs = zip(work.requests, results, strict=True)
         waiting = [(request, result) for request, result in pairs if request.state == RUNNING]
-        commands = self.scheduler.finish(work, now, errors if failed else None, measured=not lost)
+        commands = self.scheduler.finish(work, now, errors, measured=not lost)
         runtime = self.runtime
         if commands:
             runtime.apply(commands)  # the next work starts before these answers are read
@@ -251,6 +252,7 @@ class Binding:
         """Write the call's one line to the log."""
         r = call.request
         work = r.work
+        call.measured = queued, batched, ran, streamed = self.parts(r)
         self.runtime.log.append(
             (
                 r.id,
@@ -259,7 +261,10 @@ class Binding:
                 r.outcome,
                 "" if error is None else type(error).__name__,
                 r.submitted,
-                *self.parts(r),
+                queued,
+                batched,
+                ran,
+                streamed,
                 0 if work is None else len(work.requests),
                 "" if work is None else work.reason,
                 -1 if work is None else work.replica,
@@ -272,71 +277,12 @@ class Binding:
             r.work = None
 
 
-def station_options(service: Service[..., Any], runtime: Runtime, defaults: Sizes) -> tuple[StationOptions, Place]:
-    """The station that a service's options and the machine's table ask for."""
-    options, body = service.options, service.body
-    place: Place = options.on or (Inline() if body.is_async else Thread())
-    if isinstance(place, Inline):
-        replicas = place.replicas if body.batched else None
-    elif isinstance(place, Thread):
-        replicas = place.replicas or (1 if body.is_class or body.batched else defaults.threads)
-    else:
-        replicas = place.replicas
-    queue = next((policy for policy in options.admit if isinstance(policy, Queue)), None)
-    if queue is None:
-        queue = Queue() if defaults.queue_items is None else Queue(items=defaults.queue_items)
-    needs = tuple((runtime.scheduler.pool(pool), amount) for pool, amount in (options.needs or {}).items())
-    return (
-        StationOptions(
-            name=service.name,
-            replicas=replicas,
-            queue=queue,
-            order=options.order or Priority(),
-            limits=(AIMD(),) if options.limit is None else options.limit,
-            batch=options.batch,
-            retry=options.retry,
-            needs=needs,
-            safe=options.safe,
-            streams=body.streams,
-            stage=body.batched and not isinstance(place, Inline),
-            start_timeout=options.start_timeout or defaults.start_timeout,
-            progress_timeout=options.progress_timeout or defaults.progress_timeout,
-        ),
-        place,
-    )
-
-
-def make_executor(binding: Binding) -> Executor:
-    """The executor for where the service runs."""
-    service, loop = binding.service, binding.runtime.loop
-    place, replicas, buffer = binding.place, len(binding.station.replicas), service.options.buffer
-    if binding.runtime.place is not None:
-        executor: Executor = binding.runtime.place(service.body, binding, loop, replicas)
-        return executor
-    if isinstance(place, Thread):
-        from penstock.executors.thread import ThreadExecutor
-
-        return ThreadExecutor(service.body, binding, loop, replicas, buffer=buffer)
-    if isinstance(place, Inline):
-        from penstock.executors.inline import InlineExecutor
-
-        return InlineExecutor(service.body, binding, loop, replicas)
-    if isinstance(place, Process):
-        from penstock.executors.process import ProcessExecutor
-
-        threads = place.threads or max(1, usable_cores() // replicas)
-        return ProcessExecutor(service.body, binding, loop, replicas, threads, buffer=buffer)
-    raise ConfigError(f"{service.name}: on={place!r} is not a place to run")
-
-
 def _size(values: tuple[Any, ...]) -> int:
     """Bytes of the inputs that hold data; structures count nothing, and a service that minds gives size=."""
     total = 0
     for value in values:
-        if isinstance(value, str | bytes | bytearray | memoryview):
+        if isinstance(value, _FLAT):
             total += len(value)
         else:
             total += getattr(value, "nbytes", 0)
     return total
-
-

@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import AsyncIterator, Callable, Generator
 from contextvars import Context, copy_context
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from penstock.context import Budget, Frame, frame_var
@@ -68,6 +69,7 @@ class BoundCall:
         self.frame = frame
         self.context: Context | None = None
         self.request = Request(id=id, size=size, tenant=budget.tenant)  # `item` is set at the submit: no cycle before
+        self.measured: tuple[float, float, float, float] | None = None  # the parts of its time, when it has ended
         self.error: BaseException | None = None  # the end that the scheduler ordered
         self.future: asyncio.Future[Any] | None = None  # answer, or the order to start
         self.task: asyncio.Future[Any] | None = None  # set by start()
@@ -103,28 +105,30 @@ class BoundCall:
         return f"<Call {self.binding.name} {self.id} {self.status}>"
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        if self.task is not None:
-            return (yield from self.task.__await__())
-        if self.used:
-            if isinstance(self.error, asyncio.CancelledError):
-                raise self.error
-            raise RuntimeError(f"{self!r} was awaited before; start() it to await it more than once")
-        self.used = True
         binding = self.binding
+        if self.used or self.task is not None:
+            return self._again()
         if binding.streams:
+            self.used = True
             raise ConfigError(f"{binding.name} streams: use `async for item in call`, not `await`")
-        if binding.foreign():
-            return (yield from asyncio.wrap_future(binding.runtime.hand_over(self)).__await__())
-        if binding.direct:
-            return (yield from self._run_here())
-        return (yield from self._wait_for_answer())
+        self.used = True
+        if get_ident() != binding.runtime.thread:
+            return asyncio.wrap_future(binding.runtime.hand_over(self)).__await__()
+        return self._run_here() if binding.direct else self._wait_for_answer()
+
+    def _again(self) -> Generator[Any, Any, Any]:
+        if self.task is not None:
+            return self.task.__await__()
+        if isinstance(self.error, asyncio.CancelledError):
+            raise self.error
+        raise RuntimeError(f"{self!r} was awaited before; start() it to await it more than once")
 
     def __aiter__(self) -> AsyncIterator[Any]:
         if not self.binding.streams:
             return _once(self)
         if self.used:
             raise RuntimeError(f"{self!r} was iterated before")
-        if self.binding.foreign():
+        if get_ident() != self.binding.runtime.thread:
             raise ConfigError(f"{self.binding.name}: a stream can only be read on the loop of its runtime")
         self.used = True
         from penstock.runtime.stream import read
@@ -201,37 +205,36 @@ class BoundCall:
     # On the loop: the body runs in the task that awaits
 
     def _run_here(self) -> Generator[Any, Any, Any]:
-        self.binding.submit(self)
+        binding, request = self.binding, self.request
+        runtime = binding.runtime
+        binding.submit(self)
         while True:
-            if self.request.state != RUNNING:
+            if request.state != RUNNING:
                 yield from self._turn()
+            self.runner = runner = asyncio.current_task(runtime.loop)
+            cancels = 0 if runner is None else runner.cancelling()
+            token = frame_var.set(Frame(self.budget, request, runtime))
+            failure: BaseException | None = None
             try:
-                return (yield from self._body())
-            except Exception:
-                if self.request.state != BACKOFF:
-                    raise
-
-    def _body(self) -> Generator[Any, Any, Any]:
-        binding = self.binding
-        self.runner = runner = asyncio.current_task(binding.runtime.loop)
-        cancels = runner.cancelling() if runner is not None else 0
-        token = frame_var.set(Frame(self.budget, self.request, binding.runtime))
-        failure: BaseException | None = None
-        try:
-            answer = yield from binding.target(*self.args, **self.kwargs).__await__()
-        except BaseException as error:
-            failure = error
-        frame_var.reset(token)
-        self.runner = None
-        binding.stopped(self, failure)
-        if self.error is not None and (failure is None or runner is None or self._cancelled_by_us(failure, runner, cancels)):
-            raise self.error from None  # the scheduler ended this request first, and its end counts
-        if failure is None:
-            return answer
-        try:
-            raise failure
-        finally:
-            del failure  # its traceback holds this frame
+                answer = yield from binding.target(*self.args, **self.kwargs).__await__()
+            except BaseException as error:
+                failure = error
+            frame_var.reset(token)
+            self.runner = None
+            binding.stopped(self, failure)
+            if failure is None and self.error is None:
+                return answer
+            if request.state == BACKOFF and isinstance(failure, Exception) and self.error is None:
+                continue
+            try:
+                if self.error is not None and (
+                    failure is None or runner is None or self._cancelled_by_us(failure, runner, cancels)
+                ):
+                    raise self.error from None  # the scheduler ended this request first, and its end counts
+                assert failure is not None
+                raise failure
+            finally:
+                del failure  # its traceback holds this frame
 
     def _cancelled_by_us(self, failure: BaseException, runner: asyncio.Task[Any], cancels: int) -> bool:
         """Whether only the scheduler's own `cancel()` is behind this CancelledError, as in `asyncio.timeout`."""
@@ -310,17 +313,19 @@ class BoundCall:
 
 
 async def _drive(call: BoundCall) -> Any:
-    return await _Awaitable(call._run_here)
+    return await _Here(call)
 
 
-class _Awaitable:
-    __slots__ = ("make",)
+class _Here:
+    """A call that is marked as used already, to be awaited once more."""
 
-    def __init__(self, make: Callable[[], Generator[Any, Any, Any]]) -> None:
-        self.make = make
+    __slots__ = ("call",)
+
+    def __init__(self, call: BoundCall) -> None:
+        self.call = call
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        return self.make()
+        return self.call._run_here()
 
 
 async def _once(call: BoundCall) -> AsyncIterator[Any]:

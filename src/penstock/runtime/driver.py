@@ -20,19 +20,22 @@ from typing import Any, Self
 
 from penstock.context import Budget, Frame, frame_var, tighten
 from penstock.core.commands import Command, End, Revoke, Stage, Start, Stop
+from penstock.core.request import Work
 from penstock.core.scheduler import Scheduler
 from penstock.core.snapshot import StationSnapshot, snapshot
 from penstock.errors import ConfigError, ShuttingDown
 from penstock.executors.base import Executor
 from penstock.runtime.app import App
-from penstock.runtime.binding import Binding, station_options
+from penstock.runtime.binding import Binding
 from penstock.runtime.call import BoundCall
 from penstock.runtime.log import Log
+from penstock.runtime.place import station_options
 from penstock.runtime.sizes import Profile, Sizes, sizes
 from penstock.runtime.watch import Watch
 from penstock.service import Service, register, unregister
 
 _TICK = 0.001  # seconds; timers are not armed closer than this
+_HEX = [f"{n:02x}" for n in range(256)]
 
 
 class Runtime:
@@ -76,8 +79,9 @@ class Runtime:
         self.thread = 0  # of the loop
         self.log: Log
         self._timer: asyncio.TimerHandle | None = None
-        self._prefix = os.urandom(5).hex()
         self._ids = itertools.count(1)
+        self._prefix = os.urandom(5).hex()
+        self._block = (0, f"{self._prefix}0000")  # 256 ids share all but their last two digits
         self._inbox: deque[Callable[[], None]] = deque()
         self._posted = False
         self._idle: asyncio.Event | None = None
@@ -245,7 +249,12 @@ class Runtime:
 
     def next_id(self) -> str:
         """A request id that is unique among all runtimes."""
-        return f"{self._prefix}{next(self._ids):06x}"
+        n = next(self._ids)
+        block, text = self._block
+        if n >> 8 != block:
+            text = f"{self._prefix}{n >> 8:04x}"
+            self._block = (n >> 8, text)
+        return text + _HEX[n & 255]
 
     # Commands and time
 
@@ -273,8 +282,7 @@ class Runtime:
             self._apply_rarer(command)
 
     def _apply_rarer(self, command: Command) -> None:
-        assert isinstance(command, Stage | Revoke | Stop)
-        work = command.work
+        work: Work = command.work  # type: ignore[union-attr]
         executor: Executor | None = work.station.owner.executor
         if executor is None:
             return  # a body on the loop: its call is cancelled instead

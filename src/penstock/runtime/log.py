@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 _FLUSH_AFTER = 0.05  # seconds
@@ -36,6 +37,7 @@ class Entry(NamedTuple):
     root: bool
 
 
+_entry: Callable[[tuple[Any, ...]], Entry] = partial(tuple.__new__, Entry)  # as `Entry._make`, without a look at the length
 Reader = Callable[[Sequence[Entry]], None]
 
 
@@ -71,7 +73,7 @@ class Log:
             self._timer = None
         if not self.buffer:
             return
-        entries, self.buffer = [Entry._make(entry) for entry in self.buffer], []
+        entries, self.buffer = list(map(_entry, self.buffer)), []
         self.recent.extend(entries)
         for reader in self.readers:
             try:

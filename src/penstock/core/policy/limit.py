@@ -14,8 +14,12 @@ from penstock.errors import ConfigError
 
 
 class LimitState(Protocol):
-    """`hard` limits can be waited for in a circle, so they take part in deadlock detection; `soft` ones let nested calls by."""
+    """`hard` limits can be waited for in a circle, so they take part in deadlock detection; `soft` ones let nested calls by.
 
+    While fewer than `n` are in flight there is no need to ask `ready_at`; 0 where it must always be asked.
+    """
+
+    n: float
     hard: bool
     soft: bool
 
@@ -46,7 +50,7 @@ class FixedState:
     __slots__ = ("hard", "n", "soft")
 
     def __init__(self, n: int) -> None:
-        self.n = n
+        self.n: float = n
         self.hard = True
         self.soft = False
 
@@ -88,18 +92,18 @@ class AIMD:
 
 
 class AIMDState:
-    __slots__ = ("ends", "hard", "limit", "misses", "opened", "peak", "policy", "soft")
+    __slots__ = ("ends", "hard", "misses", "n", "opened", "peak", "policy", "soft")
 
     def __init__(self, policy: AIMD) -> None:
         self.policy = policy
-        self.limit = math.inf
+        self.n = math.inf
         self.hard = False
         self.soft = True  # nested calls count but do not wait: shedding belongs to the root
         self.opened = -math.inf
         self.ends = self.misses = self.peak = 0
 
     def ready_at(self, in_flight: int, now: float) -> float:
-        return now if in_flight < self.limit else math.inf
+        return now if in_flight < self.n else math.inf
 
     def started(self, in_flight: int, now: float) -> None:
         if in_flight > self.peak:
@@ -114,10 +118,10 @@ class AIMDState:
     def _close(self, now: float) -> None:
         policy = self.policy
         if self.misses > policy.tolerance * self.ends and self.opened > -math.inf:
-            base = min(self.limit, self.peak)
-            self.limit = min(max(float(policy.minimum), math.floor(base * policy.backoff)), policy.maximum)
-        elif self.limit < math.inf and 2 * self.peak >= self.limit:
-            self.limit = min(self.limit + 1, policy.maximum)
+            base = min(self.n, self.peak)
+            self.n = min(max(float(policy.minimum), math.floor(base * policy.backoff)), policy.maximum)
+        elif self.n < math.inf and 2 * self.peak >= self.n:
+            self.n = min(self.n + 1, policy.maximum)
         self.opened = now
         self.ends = self.misses = self.peak = 0
 
@@ -150,10 +154,11 @@ class Rate:
 
 
 class RateState:
-    __slots__ = ("hard", "interval", "last", "policy", "soft", "tat")
+    __slots__ = ("hard", "interval", "last", "n", "policy", "soft", "tat")
 
     def __init__(self, policy: Rate) -> None:
         self.policy = policy
+        self.n = 0.0
         self.hard = False  # frees up by itself as time passes, so nobody can wait for it in a circle
         self.soft = False
         self.interval = 1.0 / policy.per_second

@@ -1,0 +1,75 @@
+"""Where a service runs and how much of it: what its declaration and the machine's table come to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from penstock.core.policy.admit import Queue
+from penstock.core.policy.limit import AIMD
+from penstock.core.policy.order import Priority
+from penstock.core.station import StationOptions
+from penstock.errors import ConfigError
+from penstock.executors.base import Executor, Inline, Place, Process, Thread
+from penstock.runtime.sizes import Sizes, usable_cores
+from penstock.service import Service
+
+if TYPE_CHECKING:
+    from penstock.runtime.binding import Binding
+    from penstock.runtime.driver import Runtime
+
+
+def station_options(service: Service[..., Any], runtime: Runtime, defaults: Sizes) -> tuple[StationOptions, Place]:
+    """The station that a service's options and the machine's table ask for."""
+    options, body = service.options, service.body
+    place: Place = options.on or (Inline() if body.is_async else Thread())
+    if isinstance(place, Inline):
+        replicas = place.replicas if body.batched else None
+    elif isinstance(place, Thread):
+        replicas = place.replicas or (1 if body.is_class or body.batched else defaults.threads)
+    else:
+        replicas = place.replicas
+    queue = next((policy for policy in options.admit if isinstance(policy, Queue)), None)
+    if queue is None:
+        queue = Queue() if defaults.queue_items is None else Queue(items=defaults.queue_items)
+    needs = tuple((runtime.scheduler.pool(pool), amount) for pool, amount in (options.needs or {}).items())
+    return (
+        StationOptions(
+            name=service.name,
+            replicas=replicas,
+            queue=queue,
+            order=options.order or Priority(),
+            limits=(AIMD(),) if options.limit is None else options.limit,
+            batch=options.batch,
+            retry=options.retry,
+            needs=needs,
+            safe=options.safe,
+            streams=body.streams,
+            stage=body.batched and not isinstance(place, Inline),
+            start_timeout=options.start_timeout or defaults.start_timeout,
+            progress_timeout=options.progress_timeout or defaults.progress_timeout,
+        ),
+        place,
+    )
+
+
+def make_executor(binding: Binding) -> Executor:
+    """The executor for where the service runs."""
+    service, loop = binding.service, binding.runtime.loop
+    place, replicas, buffer = binding.place, len(binding.station.replicas), service.options.buffer
+    if binding.runtime.place is not None:
+        executor: Executor = binding.runtime.place(service.body, binding, loop, replicas)
+        return executor
+    if isinstance(place, Thread):
+        from penstock.executors.thread import ThreadExecutor
+
+        return ThreadExecutor(service.body, binding, loop, replicas, buffer=buffer)
+    if isinstance(place, Inline):
+        from penstock.executors.inline import InlineExecutor
+
+        return InlineExecutor(service.body, binding, loop, replicas)
+    if isinstance(place, Process):
+        from penstock.executors.process import ProcessExecutor
+
+        threads = place.threads or max(1, usable_cores() // replicas)
+        return ProcessExecutor(service.body, binding, loop, replicas, threads, buffer=buffer)
+    raise ConfigError(f"{service.name}: on={place!r} is not a place to run")
