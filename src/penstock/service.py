@@ -52,7 +52,8 @@ class Call(Protocol[R_co]):
     """One call of a service: lazy until it is awaited, iterated or started.
 
     `await` it for its one answer, `async for` over it for its items. It runs in the task that awaits it, under the
-    budget that was in force where it was made.
+    budget that was in force where it was made. `asyncio.gather`, `wait` and `as_completed` start it, and take it as the
+    future that it then is.
     """
 
     @property
@@ -67,8 +68,11 @@ class Call(Protocol[R_co]):
         """Begin now, in a task of its own; await the call later for the answer."""
         ...
 
-    def cancel(self) -> None:
-        """The answer is not wanted any more: whoever awaits it gets CancelledError, and the work below stops."""
+    def cancel(self) -> bool:
+        """The answer is not wanted any more: whoever awaits it gets CancelledError, and the work below stops.
+
+        False if it had ended before.
+        """
         ...
 
     def on_success(self, callback: Callable[[R_co], object]) -> Call[R_co]:

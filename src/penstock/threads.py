@@ -23,21 +23,20 @@ def begin(call: BoundCall, future: concurrent.futures.Future[Any]) -> None:
         call.cancel()
         return
     try:
-        task = call.start().task
+        call.start()
     except BaseException as error:
         future.set_exception(error)
         return
-    assert task is not None
 
-    def done(task: asyncio.Future[Any]) -> None:
-        if task.cancelled():
+    def done(call: BoundCall) -> None:
+        if call.cancelled():
             future.set_exception(concurrent.futures.CancelledError())
-        elif (error := task.exception()) is not None:
+        elif (error := call.exception()) is not None:
             future.set_exception(error)
         else:
-            future.set_result(task.result())
+            future.set_result(call.result())
 
-    task.add_done_callback(done)
+    call.add_done_callback(done)
 
 
 def map_futures(

@@ -8,16 +8,16 @@ request ended and once that its work stopped.
 from __future__ import annotations
 
 import asyncio
-import logging
 import warnings
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Generator
 from contextvars import Context, copy_context
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from penstock.context import Budget, Frame, frame_var
 from penstock.core.request import BACKOFF, PENDING, RUNNING, Request
 from penstock.errors import ConfigError
+from penstock.runtime.lazy import LazyFuture
 from penstock.service import Status, Timing
 
 if TYPE_CHECKING:
@@ -26,13 +26,11 @@ if TYPE_CHECKING:
 _STATUS: dict[str, Status] = {"ok": "done", "cancelled": "cancelled"}
 
 
-class BoundCall:
+class BoundCall(LazyFuture):
     """What `Service.__call__` returns in a runtime; the public shape is `penstock.Call`."""
 
     __slots__ = (
-        "__weakref__",
         "args",
-        "binding",
         "budget",
         "context",
         "error",
@@ -45,7 +43,6 @@ class BoundCall:
         "runner",
         "stopped",
         "stream",
-        "task",
         "token",
         "trace",
         "used",
@@ -71,9 +68,9 @@ class BoundCall:
         self.request = Request(id=id, size=size, tenant=budget.tenant)  # `item` is set at the submit: no cycle before
         self.measured: tuple[float, float, float, float] | None = None  # the parts of its time, when it has ended
         self.error: BaseException | None = None  # the end that the scheduler ordered
-        self.future: asyncio.Future[Any] | None = None  # answer, or the order to start
-        self.task: asyncio.Future[Any] | None = None  # set by start()
+        self.future: asyncio.Future[Any] | None = None  # of who awaits: the answer, or the order to start
         self.runner: asyncio.Task[Any] | None = None
+        self.begun = False
         self.stream: Any = None
         self.items = 0
         self.used = False
@@ -106,7 +103,7 @@ class BoundCall:
 
     def __await__(self) -> Generator[Any, Any, Any]:
         binding = self.binding
-        if self.used or self.task is not None:
+        if self.used or self.begun:
             return self._again()
         if binding.streams:
             self.used = True
@@ -117,8 +114,8 @@ class BoundCall:
         return self._run_here() if binding.direct else self._wait_for_answer()
 
     def _again(self) -> Generator[Any, Any, Any]:
-        if self.task is not None:
-            return self.task.__await__()
+        if self.begun:
+            return super().__await__()
         if isinstance(self.error, asyncio.CancelledError):
             raise self.error
         raise RuntimeError(f"{self!r} was awaited before; start() it to await it more than once")
@@ -135,64 +132,64 @@ class BoundCall:
 
         return read(self)
 
-    def start(self) -> BoundCall:
+    def start(self) -> Self:
         """Begin now: a body on the loop in a task of its own, another one wherever it runs."""
-        if self.task is not None:
+        if self.begun:
             return self
-        if self.binding.streams:
-            raise ConfigError(f"{self.binding.name} streams: its reader drives it; use `async for`")
-        if self.used:
+        binding = self.binding
+        if binding.streams:
+            raise ConfigError(f"{binding.name} streams: its reader drives it; use `async for`")
+        if self.used and self.error is None:
             raise RuntimeError(f"{self!r} was awaited before it was started")
-        self.used = True
-        if self.binding.direct:
-            self.task = self.binding.runtime.loop.create_task(_drive(self))
-            return self
-        future = self._prepare()
-        self.task = future
-        future.add_done_callback(self._detached)
-        self.binding.submit(self)
+        self.used = self.begun = True
+        super().__init__(loop=binding.runtime.loop)
+        if self.error is not None:
+            super().cancel()  # it was before it began
+        elif binding.direct:
+            binding.runtime.loop.create_task(self._drive())
+        else:
+            self._take_context()
+            binding.submit(self)
         return self
 
-    def _detached(self, future: asyncio.Future[Any]) -> None:
-        if future.cancelled() and not self.request.outcome:
-            self.binding.abandon(self)
+    async def _drive(self) -> None:
+        """The task of a body that was started, not awaited."""
+        try:
+            answer = await _Here(self)
+        except asyncio.CancelledError:
+            super().cancel()
+        except BaseException as error:
+            if not self.done():
+                self.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            if not self.done():
+                self.set_result(answer)
 
-    def cancel(self) -> None:
+    def cancel(self, msg: Any = None) -> bool:
         """Stop: whoever awaits gets CancelledError, and the work below stops as early as it can."""
         request = self.request
         if request.outcome:
-            return
-        if self.task is not None:
-            self.task.cancel()
-        elif self.runner is not None:
-            self.runner.cancel()
-        elif request.state == PENDING:
+            return False
+        if request.state == PENDING:  # if a task was made for it, its first step is still to come
             self.used = True
             request.outcome = "cancelled"
             self.error = asyncio.CancelledError()
-
-    def on_success(self, callback: Callable[[Any], object]) -> BoundCall:
-        """`callback(answer)` on the loop when the answer is there. Starts the call."""
-        return self._when_done(lambda task: None if _failed(task) is not None else callback(task.result()))
-
-    def on_error(self, callback: Callable[[BaseException], object]) -> BoundCall:
-        """`callback(error)` on the loop when the call failed or was cancelled. Starts the call."""
-        return self._when_done(lambda task: None if (error := _failed(task)) is None else callback(error))
-
-    def _when_done(self, callback: Callable[[asyncio.Future[Any]], object]) -> BoundCall:
-        def guarded(task: asyncio.Future[Any]) -> None:
-            try:
-                callback(task)
-            except Exception:
-                logging.getLogger("penstock").exception("a callback of %r failed", self)
-
-        self.start()
-        assert self.task is not None
-        self.task.add_done_callback(guarded)
-        return self
+            if self.begun:
+                super().cancel(msg)
+        elif self.begun and not self.binding.direct:
+            super().cancel(msg)
+            self.binding.abandon(self)
+            return True
+        if self.runner is not None:
+            self.runner.cancel(msg)
+        return True
 
     def __del__(self) -> None:
-        if not self.used and self.task is None and self.request.state == PENDING and not self.request.outcome:
+        if self.begun:
+            super().__del__()  # asyncio's: an exception that nobody looked at
+        elif not self.used and self.request.state == PENDING and not self.request.outcome:
             warnings.warn(f"a call of {self.binding.name} was never awaited", RuntimeWarning, stacklevel=2, source=self)
 
     # For executors
@@ -257,18 +254,17 @@ class BoundCall:
 
     # Elsewhere: an executor runs the body
 
-    def _prepare(self) -> asyncio.Future[Any]:
+    def _take_context(self) -> None:
         binding = self.binding
         if not binding.batched:
             context = self.context = copy_context()
             context.run(frame_var.set, Frame(self.budget, self.request, binding.runtime))
-        future = self.future = binding.runtime.loop.create_future()
-        return future
 
     def _wait_for_answer(self) -> Generator[Any, Any, Any]:
         binding = self.binding
-        future = self._prepare()
-        self.runner = asyncio.current_task(self.binding.runtime.loop)
+        self._take_context()
+        future = self.future = binding.runtime.loop.create_future()
+        self.runner = asyncio.current_task(binding.runtime.loop)
         binding.submit(self)
         try:
             return (yield from future.__await__())
@@ -290,7 +286,11 @@ class BoundCall:
     def answer(self, result: Any) -> None:
         """An executor has the answer, or an exception."""
         future = self.future
-        if future is None or future.done():
+        if future is None:
+            if not self.begun:
+                return
+            future = self
+        if future.done():
             return
         if isinstance(result, BaseException):
             future.set_exception(result)
@@ -299,21 +299,17 @@ class BoundCall:
 
     def fail(self, error: BaseException) -> None:
         """The scheduler has ended this request."""
+        self.error = error
         if self.stream is not None:
-            self.error = error
             self.stream.fail(error)
         elif self.future is not None:
-            self.error = error
             if not self.future.done():
                 self.future.set_exception(error)
-        else:
-            self.error = error
-            if self.runner is not None:
-                self.runner.cancel()
-
-
-async def _drive(call: BoundCall) -> Any:
-    return await _Here(call)
+        elif self.begun and not self.binding.direct:
+            if not self.done():
+                self.set_exception(error)
+        elif self.runner is not None:
+            self.runner.cancel()
 
 
 class _Here:
@@ -330,7 +326,3 @@ class _Here:
 
 async def _once(call: BoundCall) -> AsyncIterator[Any]:
     yield await call
-
-
-def _failed(task: asyncio.Future[Any]) -> BaseException | None:
-    return asyncio.CancelledError() if task.cancelled() else task.exception()

@@ -225,7 +225,5 @@ class _Map(AsyncIterator[Any]):
 
 def _start(call: Awaitable[Any]) -> asyncio.Future[Any]:
     if isinstance(call, BoundCall):
-        task = call.start().task
-        assert task is not None
-        return task
+        return call.start()
     return asyncio.ensure_future(call)
