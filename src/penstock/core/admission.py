@@ -66,8 +66,11 @@ def refuse(station: Station, request: Request, now: float) -> PenstockError | No
         return None
     bound = station.options.queue
     queued = len(station.waiting)
-    wait = station.starts_in(request, now)
     seconds = station.round_seconds()
+    wait = station.starts_within(seconds)
+    if wait + 2 * seconds <= station.tolerance(request, now):
+        return None  # even behind all that waits; the exact place need not be known
+    wait = station.starts_in(request, now)
     if request.deadline is not None and now + wait + seconds > request.deadline:
         return DeadlineInfeasible(
             f"{station.name}: would finish in {wait + seconds:.3f} s, the deadline is in {request.deadline - now:.3f} s",
@@ -94,7 +97,7 @@ def doomed(station: Station, request: Request, now: float, seconds: float) -> Pe
             f"{station.name}: waited {now - request.submitted:.3f} s and would finish "
             f"{now + seconds - request.deadline:.3f} s too late"
         )
-    if request.root and station.patience is not None and station.patience.tenants:
+    if request.root and station.patience is not None and station.patience.leaving:
         patience = station.patience_of(request.tenant, now)
         if now - request.submitted + seconds > patience:
             return Overloaded(

@@ -105,9 +105,9 @@ def _pick(s: Scheduler, station: Station, now: float, count: int, lead: float) -
     """The next `count` requests in order. Those that would be wasted give way to a full round of others, if it waits."""
     queue = station.queue
     full = min(count, station.round_size())
-    if not station.time.known or len(station.waiting) <= full or not _may_doom(station):
-        return queue.take(count, now)
     seconds = lead + station.round_seconds()
+    if not station.time.known or len(station.waiting) <= full or not _may_doom(station, now + seconds):
+        return queue.take(count, now)
     good: list[Request] = []
     bad: list[tuple[Request, PenstockError]] = []
     while queue and len(good) < count:
@@ -130,8 +130,9 @@ def _pick(s: Scheduler, station: Station, now: float, count: int, lead: float) -
     return good + [request for request, _ in bad[: count - len(good)]]
 
 
-def _may_doom(station: Station) -> bool:
-    return station.earliest < math.inf or (station.patience is not None and bool(station.patience.tenants))
+def _may_doom(station: Station, done: float) -> bool:
+    """Whether anything that waits may be too late for its deadline, or for its caller, when it is done."""
+    return station.earliest < done or (station.patience is not None and station.patience.leaving)
 
 
 def start(s: Scheduler, work: Work, now: float) -> None:

@@ -99,10 +99,11 @@ class Patience:
 class PatienceBook:
     """The patience of a service's tenants; those seen least recently are forgotten first."""
 
-    __slots__ = ("tenants",)
+    __slots__ = ("leaving", "tenants")
 
     def __init__(self) -> None:
         self.tenants: dict[str, Patience] = {}
+        self.leaving = False  # somebody has left
 
     def exit(self, tenant: str, age: float, left: bool, now: float) -> None:
         if age < _FIRST:
@@ -113,6 +114,12 @@ class PatienceBook:
                 del self.tenants[next(iter(self.tenants))]
             patience = self.tenants[tenant] = Patience()
         patience.exit(age, left, now)
+        if left:
+            self.leaving = True
+
+    def hurried(self, tenant: str) -> bool:
+        """Whether any of this tenant's callers has ever left."""
+        return self.leaving and (patience := self.tenants.get(tenant)) is not None and bool(patience.left)
 
     def seconds(self, tenant: str, now: float, waiting: Callable[[], Iterable[float]]) -> float:
         patience = self.tenants.get(tenant)

@@ -42,12 +42,13 @@ class SortedQueue:
         self.head = 0
 
     def push(self, request: Request, now: float) -> None:
-        rank = request.rank = (self.key(request), request.seq)
-        self._insert((*rank, request))
+        key = self.key(request)
+        request.rank = (key, request.seq)
+        self._insert((key, request.seq, request))
 
     def _insert(self, entry: tuple[float, int, Request]) -> None:
         items = self.items
-        if len(items) == self.head or entry[:2] > items[-1][:2]:
+        if len(items) == self.head or entry > items[-1]:  # sequence numbers differ, so requests are never compared
             items.append(entry)
         else:
             insort(items, entry, lo=self.head)

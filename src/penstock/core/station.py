@@ -101,14 +101,16 @@ class Station:
         self.time = ServiceTime()
         self.pricing = Pricing(self.batch.cost if self.batch else None)
         self.patience = PatienceBook() if options.queue.patience else None
+        self.max_wait = options.start_timeout if options.queue.max_wait is None else options.queue.max_wait
+        self.rated = any(isinstance(state, RateState) for state in self.limits)
         self.full_items = float(self.batch.max_size if self.batch else 1)
         self.full_cost = 0.0
         self.retry = RetryBudget(options.retry) if options.retry and options.safe else None
         self.counts: dict[str, int] = {}
-        self.stageable = options.stage and not self.needs and not any(isinstance(s, RateState) for s in self.limits)
+        self.stageable = options.stage and not self.needs and not self.rated
         self.groups = (
             self.batch is None and not self.direct and not self.needs and not options.streams
-            and not any(isinstance(s, RateState) for s in self.limits)
+            and not self.rated
         )  # fmt: skip
         hard = any(state.hard for state in self.limits)
         self.nodes = (
@@ -178,6 +180,19 @@ class Station:
         residual = max(0.0, next(iter(self.running)).started + seconds - now)
         rounds = ahead // max(1, int(self.full_items)) + self.staged
         return max(wait, residual + rounds * seconds / servers)
+
+    def starts_within(self, seconds: float) -> float:
+        """An upper bound of `starts_in` for whatever comes next, when a round takes `seconds`; cheap to ask."""
+        servers = len(self.replicas) if self.replicas else self.in_flight
+        if servers == 0 or self.rated:
+            return math.inf
+        return seconds * (1.0 + (len(self.waiting) // max(1, int(self.full_items)) + self.staged) / servers)
+
+    def tolerance(self, request: Request, now: float) -> float:
+        """A lower bound of what `refuse` compares the wait and two rounds with; 0 where that takes a closer look."""
+        if self.patience is not None and self.patience.hurried(request.tenant):
+            return 0.0
+        return self.max_wait if request.deadline is None else min(self.max_wait, request.deadline - now)
 
     def patience_of(self, tenant: str, now: float) -> float:
         if self.patience is None:

@@ -44,6 +44,7 @@ class Binding:
         self.latest = next((policy for policy in options.admit if isinstance(policy, Latest)), None)
         self.batch = options.batch
         self.size = options.size
+        self.within = options.within
         self.names = tuple(service.signature.parameters)
         self.name_set = frozenset(self.names)
         station.owner = self

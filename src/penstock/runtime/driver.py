@@ -207,7 +207,7 @@ class Runtime:
             binding = self.bind(service)
             binding.start_soon()
         frame: Frame | None = None
-        within = service.options.within
+        within = binding.within
         if budget is None:
             frame = frame_var.get()
             budget = tighten(frame, within, self.clock() if within is not None or frame is not None else 0.0)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from penstock.runtime.binding import Binding
 
+_add_done_callback = asyncio.Future.add_done_callback
 _BLOCKING: Any = vars(asyncio.Future)["_asyncio_future_blocking"]
 
 
@@ -47,7 +48,7 @@ class LazyFuture(asyncio.Future[Any]):
         """`function(call)` on the loop when the call has ended. Starts the call."""
         if not self.begun:
             self.start()
-        super().add_done_callback(function, context=context)
+        _add_done_callback(self, function, context=context)
 
     def on_success(self, callback: Callable[[Any], object]) -> Self:
         """`callback(answer)` on the loop when the answer is there. Starts the call."""
