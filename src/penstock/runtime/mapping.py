@@ -1,0 +1,271 @@
+"""`map`: a window of running calls between a source of items and a reader of answers.
+
+Nothing runs between the two but callbacks. A map over a map takes from it, without a task, whatever is ready when one
+of its calls ends, so that a chain of stages costs little more than its calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextvars import Context, copy_context
+from typing import Any, TypeVar
+
+from penstock.errors import ConfigError
+from penstock.runtime.call import BoundCall
+from penstock.runtime.compose import begin
+from penstock.service import Service
+
+U = TypeVar("U")
+
+_AHEAD = 0.002  # seconds of work that a window holds where calls are short
+_MOST = 64
+
+
+def map(  # noqa: A001 - the field's own name
+    function: Service[..., U] | Callable[[Any], Awaitable[U]],
+    items: Iterable[Any] | AsyncIterable[Any],
+    *,
+    concurrency: int | None = None,
+    ordered: bool = True,
+    return_exceptions: bool = False,
+) -> AsyncIterator[U]:
+    """`function(item)` for each item, up to `concurrency` at once; yields answers in order, or as they come.
+
+    Reads `items` (any iterable, or an async one, such as another `map`) only as far ahead as `concurrency` allows:
+    answers that nobody has taken yet count. Default: what keeps the service's replicas busy. A plain iterable is read
+    on the event loop, so it must not block: what takes long belongs into the function. Leaving the loop cancels what
+    runs. With `return_exceptions` a failed item yields its exception instead of ending the whole.
+    """
+    if concurrency is None:
+        return Answers(Mapping(function, items, _window(function), ordered, return_exceptions, learns=_learns(function)))
+    if concurrency < 1:
+        raise ConfigError(f"map(concurrency={concurrency}): at least 1")
+    return Answers(Mapping(function, items, concurrency, ordered, return_exceptions))
+
+
+def _window(function: Any) -> int:
+    if isinstance(function, Service):
+        on, batch = function.options.on, function.options.batch
+        replicas = getattr(on, "replicas", None) or 1
+        if batch is not None:
+            return 2 * batch.max_size * replicas
+        if not function.is_async:
+            return 4 * replicas if on is not None else 8
+    return _MOST
+
+
+def _learns(function: Any) -> bool:
+    """Whether the window widens when calls turn out to be as short as their hand-off."""
+    return isinstance(function, Service) and not function.is_async and function.options.batch is None
+
+
+class Answers(AsyncIterator[Any]):
+    """What `map` returns: the reader's end. When it is dropped, what runs is cancelled."""
+
+    def __init__(self, mapping: Mapping) -> None:
+        self.mapping = mapping
+
+    def __aiter__(self) -> Answers:
+        return self
+
+    def __anext__(self) -> Coroutine[Any, Any, Any]:
+        return self.mapping.next()
+
+    async def aclose(self) -> None:
+        """Cancel what runs, and the reading of the source."""
+        await self.mapping.aclose()
+
+    def __del__(self) -> None:
+        self.mapping.cancel()
+
+
+class Mapping:
+    """The window itself."""
+
+    def __init__(
+        self, function: Any, items: Any, window: int, ordered: bool, return_exceptions: bool, *, learns: bool = False
+    ) -> None:
+        self.function = function
+        self.window = window
+        self.ordered = ordered
+        self.return_exceptions = return_exceptions
+        self.learns = learns
+        self.begun = 0
+        self.pending: deque[asyncio.Future[Any]] = deque()  # in order of the items; or of completion
+        self.live: dict[asyncio.Future[Any], None] = {}  # unordered: under way, and not yet in `pending`
+        self.exhausted = False
+        self.failure: BaseException | None = None
+        self.reader: asyncio.Future[None] | None = None
+        self.room: asyncio.Future[None] | None = None
+        self.pump: asyncio.Task[None] | None = None
+        self.after: Mapping | None = None  # the map that reads this one
+        self.context: Context | None = None  # the reader's, for what callbacks start
+        self.before: Mapping | None = None
+        self.source: Any
+        if isinstance(items, Answers) and items.mapping.after is None and not items.mapping.begun:
+            self.source, self.read = items, self._read_map
+            self.before = items.mapping
+            self.before.after = self
+        elif isinstance(items, Iterable):
+            self.source, self.read = iter(items), self._read_at_once
+        else:
+            self.source, self.read = items.__aiter__(), self._read_by_task
+
+    # The reader's side
+
+    async def next(self) -> Any:
+        """The next answer."""
+        if self.context is None:
+            self.context = copy_context()
+        try:
+            while True:
+                self.fill()
+                if self.ready():
+                    return self.take()
+                if self.over():
+                    break
+                self.reader = asyncio.get_running_loop().create_future()
+                await self.reader
+        except BaseException:
+            await self.aclose()
+            raise
+        failure, self.failure = self.failure, None
+        if failure is None:
+            raise StopAsyncIteration
+        await self.aclose()
+        raise failure
+
+    def ready(self) -> bool:
+        """Whether the next answer is there."""
+        return bool(self.pending) and (not self.ordered or self.pending[0].done())
+
+    def take(self) -> Any:
+        """The next answer, which is ready; raises what its call raised."""
+        future = self.pending.popleft()
+        if self.room is not None and not self.room.done():
+            self.room.set_result(None)
+        if future.cancelled():
+            raise asyncio.CancelledError
+        error = future.exception()
+        if error is None:
+            return future.result()
+        if self.return_exceptions and isinstance(error, Exception):
+            return error
+        raise error
+
+    def load(self) -> int:
+        """How many items were read whose answers have not been taken."""
+        return len(self.pending) + len(self.live)
+
+    def over(self) -> bool:
+        """Whether no answer will come any more."""
+        return self.exhausted and not self.pending and not self.live
+
+    # The source's side
+
+    def fill(self) -> None:
+        """Read on while there is room. A failure to read counts when all that was read before is answered."""
+        if not self.exhausted:
+            try:
+                self.read()
+            except (Exception, asyncio.CancelledError) as error:
+                self.failure, self.exhausted = error, True
+
+    def _read_at_once(self) -> None:
+        """A plain iterable never waits."""
+        while self.load() < self.window:
+            try:
+                item = next(self.source)
+            except StopIteration:
+                self.exhausted = True
+                return
+            self._begin(item)
+
+    def _read_map(self) -> None:
+        """Take what the map before has ready, as often as that makes room there for more of it."""
+        before = self.before
+        assert before is not None
+        if before.context is None:
+            before.context = self.context
+        while True:
+            before.fill()
+            if self.load() >= self.window or not before.ready():
+                break
+            while self.load() < self.window and before.ready():
+                self._begin(before.take())
+        if before.over():
+            self.exhausted, self.failure = True, before.failure
+
+    def _read_by_task(self) -> None:
+        if self.pump is None:
+            self.pump = asyncio.get_running_loop().create_task(self._pump())
+
+    async def _pump(self) -> None:
+        try:
+            async for item in self.source:
+                while self.load() >= self.window:
+                    self.room = asyncio.get_running_loop().create_future()
+                    await self.room
+                self._begin(item)
+                self._tell()
+        except Exception as error:
+            self.failure = error
+        finally:
+            self.exhausted = True
+            self._tell()
+
+    def _begin(self, item: Any) -> None:
+        future = begin(self.function(item))
+        if self.ordered:
+            self.pending.append(future)
+        else:
+            self.live[future] = None
+        future.add_done_callback(self._came, context=self.context)
+        self.begun += 1
+        if self.learns and not self.begun & 63 and isinstance(future, BoundCall):
+            each = future.binding.station.time.peak
+            self.window = max(self.window, min(_MOST, int(_AHEAD / max(each, 1e-6))))
+
+    def _came(self, future: asyncio.Future[Any]) -> None:
+        """A call has ended: pass its answer on if it is the next."""
+        if not self.ordered:
+            if self.live.pop(future, self) is self:
+                return  # closed meanwhile
+            self.pending.append(future)
+        elif not self.pending or self.pending[0] is not future:
+            return
+        self._tell()
+
+    def _tell(self) -> None:
+        """Something changed for whoever reads this map."""
+        after = self.after
+        if after is not None:
+            after.fill()
+            if after.over():
+                after._tell()
+        elif self.reader is not None and not self.reader.done() and (self.ready() or self.over()):
+            self.reader.set_result(None)
+
+    # The end
+
+    async def aclose(self) -> None:
+        """Cancel what runs, and the reading of the source."""
+        await asyncio.gather(*self.cancel(), return_exceptions=True)
+        close = getattr(self.source, "aclose", None)
+        if close is not None:
+            await close()
+
+    def cancel(self) -> list[asyncio.Future[Any]]:
+        """Let go of everything; what was under way."""
+        self.exhausted = True
+        left: list[asyncio.Future[Any]] = [*self.pending, *self.live]
+        if self.pump is not None:
+            left.append(self.pump)
+        self.pending.clear()
+        self.live.clear()
+        for future in left:
+            if not future.cancel() and not future.cancelled():
+                future.exception()  # seen, as far as asyncio is concerned
+        return left if self.before is None else [*left, *self.before.cancel()]
