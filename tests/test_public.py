@@ -30,7 +30,11 @@ def run(*services: Any, **options: Any) -> Callable[[Callable[[ps.Runtime], Awai
         async def main() -> None:
             async with ps.Runtime(*services, **options) as runtime:
                 await asyncio.wait_for(body(runtime), 30)
-                assert not runtime.busy(), runtime.snapshot()
+                for _ in range(5000):  # a thread may still have to come back
+                    if not runtime.busy():
+                        return
+                    await asyncio.sleep(0.001)
+                raise AssertionError(runtime.snapshot())
 
         asyncio.run(main())
 

@@ -18,12 +18,15 @@ class ServiceTime:
         self.samples = 0
         self.sw = self.swx = self.swy = self.swxx = self.swxy = 0.0
         self.a = self.b = 0.0
-        self.peak = 0.0  # the longest of late, for each unit of cost
+        self.peak = 0.0  # the longest body of late, for each unit of cost
 
-    def add(self, cost: float, seconds: float) -> None:
+    def add(self, cost: float, seconds: float, inside: float | None = None) -> None:
+        """A start took `seconds`, of which the body ran `inside`; None where the hand-off is not told apart."""
         d = self.decay
         self.samples += 1
-        each = seconds / cost if cost > 0 else seconds
+        each = seconds if inside is None else inside
+        if cost > 0:
+            each /= cost
         self.peak = each if each > self.peak else self.peak + 0.01 * (each - self.peak)
         self.sw = self.sw * d + 1.0
         self.swx = self.swx * d + cost

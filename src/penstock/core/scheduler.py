@@ -210,12 +210,18 @@ class Scheduler:
         return self._flush()
 
     def finish(
-        self, work: Work, now: float, errors: Sequence[BaseException | None] | None = None, measured: bool = True
+        self,
+        work: Work,
+        now: float,
+        errors: Sequence[BaseException | None] | None = None,
+        measured: bool = True,
+        inside: float | None = None,
     ) -> Sequence[Command]:
         """The work has really stopped. `errors[i]` is what failed request i alone, None an answer.
 
         Requests that were still running are ended (or wait for a retry); read their state afterwards. `measured` is
-        False when the duration says nothing about the service: it was cancelled, or its worker died.
+        False when the duration says nothing about the service: it was cancelled, or its worker died. `inside`: seconds
+        that the body itself ran, where the executor knows.
         """
         station = work.station
         missed = False
@@ -232,7 +238,7 @@ class Scheduler:
                 request.work = request.item = None
         lease = give(work, now)
         if measured and (not station.direct or station.sampled()):
-            station.time.add(work.cost, now - work.started)
+            station.time.add(work.cost, now - work.started, inside)
         for limit in station.limits:
             limit.ended(missed, now)
         if lease:

@@ -128,8 +128,10 @@ class Host(Protocol):
         """A staged work comes back, never started: its replica died before taking it, or is stopping."""
         ...
 
-    def finished(self, work: Any, results: Sequence[Any]) -> None:
+    def finished(self, work: Any, results: Sequence[Any], seconds: float | None = None) -> None:
         """The work has stopped. One result a request, in order; an exception instance fails that request alone.
+
+        `seconds`: how long the body ran, without the hand-off, where that can be told.
 
         A stream ends with `[None]`. What a cancel stopped early ends with `asyncio.CancelledError` instances.
         """
