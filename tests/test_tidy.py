@@ -37,7 +37,6 @@ LONG_MODULES: dict[str, int] = {
     "core/scheduler.py": 380,  # every transition of a request, in one place to read
     "runtime/call.py": 340,
     "runtime/driver.py": 335,
-    "executors/process.py": 320,
 }
 
 

@@ -7,6 +7,8 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 
+import numpy as np
+
 import penstock as ps
 
 two = ps.Process(2)
@@ -62,3 +64,23 @@ class Broken:
 
 
 broken = ps.service(Broken, on=ps.Process(1), name="broken")
+
+
+@ps.service(on=ps.Process(1))
+def echo(value: object) -> object:
+    return value
+
+
+@ps.service(on=ps.Process(1), batch=ps.Batch(max_size=8, max_wait=0.005))
+def scaled(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    return [2 * array for array in arrays]
+
+
+kept: list[np.ndarray] = []
+
+
+@ps.service(on=ps.Process(1))
+def keep(array: np.ndarray) -> float:
+    """Holds on to what it got, as a cache would."""
+    kept.append(array)
+    return float(sum(a[0] for a in kept))

@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from penstock.executors.base import Body
-from penstock.executors.flow import Window
+from penstock.executors.child.window import Window
 from penstock.executors.gil import Meter
 from penstock.executors.invoke import call_batch, call_each, cancelled, contain, signal_tokens
 from penstock.executors.pool import Entry, Pool

@@ -71,5 +71,5 @@ def make_executor(binding: Binding) -> Executor:
         from penstock.executors.process import ProcessExecutor
 
         threads = place.threads or max(1, usable_cores() // replicas)
-        return ProcessExecutor(service.body, binding, loop, replicas, threads, buffer=buffer)
+        return ProcessExecutor(service.body, binding, loop, place, threads, buffer=buffer)
     raise ConfigError(f"{service.name}: on={place!r} is not a place to run")
