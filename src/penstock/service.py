@@ -96,7 +96,7 @@ class ServiceOptions:
     on: Place | None = None
     needs: Mapping[Pool, float] | None = None
     within: float | None = None
-    safe: bool = False
+    safe: bool | None = None  # None: not said
     start_timeout: float | None = None
     progress_timeout: float | None = None
     size: Callable[..., int] | None = None
@@ -113,7 +113,7 @@ class Service(Generic[P, R]):
         self.batched = body.batched
         self.streams = body.streams
         self.is_async = body.is_async
-        self.safe = options.safe
+        self.safe = bool(options.safe)
         self.signature = caller_signature(body)
         self.doc = inspect.getdoc(body.target) or ""
         self.__doc__ = self.doc or Service.__doc__
@@ -181,8 +181,9 @@ def service(  # type: ignore[misc]
     `batch=` the body gets one list per parameter and returns a list, in which an exception fails that item alone;
     callers pass single items. `within` bounds every call (seconds), `start_timeout` the wait in the queue,
     `progress_timeout` the time without an answer or a next item, never the length of a stream. `safe=True` declares
-    that a call may be run twice (retries, HTTP GET). `needs` takes amounts of shared pools while a call runs. `size`
-    gives the bytes that a queued call's input holds. Raises ConfigError for what contradicts itself.
+    that a call may be run twice (retries, HTTP GET), `safe=False` that a batch may not, even when its process died.
+    `needs` takes amounts of shared pools while a call runs. `size` gives the bytes that a queued call's input holds.
+    Raises ConfigError for what contradicts itself.
     """
     options = ServiceOptions(
         batch=batch,
@@ -193,7 +194,7 @@ def service(  # type: ignore[misc]
         on=on,
         needs=needs,
         within=within,
-        safe=bool(safe),
+        safe=safe,
         start_timeout=start_timeout,
         progress_timeout=progress_timeout,
         size=size,

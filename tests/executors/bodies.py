@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import numpy as np
@@ -84,3 +86,70 @@ def keep(array: np.ndarray) -> float:
     """Holds on to what it got, as a cache would."""
     kept.append(array)
     return float(sum(a[0] for a in kept))
+
+
+def _poisonous(xs: list[int]) -> list[int]:
+    """Each item above 100 kills the process that meets it; the batch's size is the answer."""
+    if any(x > 100 for x in xs):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [x + 1 for x in xs]
+
+
+BATCH = ps.Batch(max_size=16, max_wait=0.05, learn=False)
+poisoned = ps.service(_poisonous, name="poisoned", on=ps.Process(1, max_restarts=2), batch=BATCH)
+unsafe = ps.service(_poisonous, name="unsafe", on=ps.Process(1), batch=BATCH, safe=False)
+fragile = ps.service(_poisonous, name="fragile", on=ps.Process(2, max_restarts=0), batch=ps.Batch(max_size=1))
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch names it."""
+
+
+@ps.service(on=ps.Process(1), batch=BATCH)
+def hungry(xs: list[int]) -> list[int]:
+    """Five items fit into memory; the answer is how many ran together. Negative ones never fit."""
+    if len(xs) > 5 or xs[0] < 0:
+        raise OutOfMemoryError("tried to allocate 20 GiB")
+    return [len(xs)] * len(xs)
+
+
+def _hang(how: str) -> int:
+    if how == "gil":
+        ctypes.PyDLL(None).sleep(1000)  # native code that does not let go of the interpreter
+    elif how == "sleep":
+        time.sleep(1000)
+    elif how == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return os.getpid()
+
+
+hanging = ps.service(_hang, name="hanging", on=ps.Process(1), progress_timeout=0.4)
+overdue = ps.service(_hang, name="overdue", on=ps.Process(1, kill_after=0.05, max_restarts=0))
+recycled = ps.service(_hang, name="recycled", on=ps.Process(1, recycle=3))
+
+
+class Warm:
+    def __init__(self, fail: bool = False) -> None:
+        self.calls: list[int] = []
+        self.fail = fail
+
+    def __call__(self, xs: list[int]) -> list[list[int]]:
+        if self.fail:
+            raise RuntimeError("cold")
+        self.calls += xs
+        return [list(self.calls)] * len(xs)
+
+
+warm = ps.service(Warm, name="warm", on=ps.Process(1, warmup=(7,)), batch=BATCH)
+cold = ps.service(Warm, True, name="cold", on=ps.Process(1, warmup=(7,)), batch=BATCH)
+
+
+class Sluggish:
+    def __init__(self) -> None:
+        time.sleep(1000)
+
+    def __call__(self, x: int) -> int:
+        return x
+
+
+sluggish = ps.service(Sluggish, name="sluggish", on=ps.Process(1, startup_timeout=0.5))

@@ -9,13 +9,17 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import penstock as ps
+from penstock.executors.child import arena
 
 from . import bodies
 
 
-def test_what_goes_in_comes_out() -> None:
+def test_what_goes_in_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arena, "SIZE", 16 << 20)
+
     async def main() -> None:
         rng = np.random.default_rng(0)
         async with ps.Runtime(bodies.echo):
@@ -23,7 +27,7 @@ def test_what_goes_in_comes_out() -> None:
                 found = await bodies.echo(value)
                 assert type(found) is type(value)
                 assert np.array_equal(found, value) if isinstance(value, np.ndarray) else found == value
-            huge = rng.random(50 << 17)  # 50 MiB, twelve times: more than the arena holds, so the last take the socket
+            huge = rng.random(3 << 17)  # 3 MiB, twelve times: more than the arena holds, so the last take the socket
             answers = [await bodies.echo(huge) for _ in range(12)]
             assert all(np.array_equal(answer, huge) for answer in answers)
 

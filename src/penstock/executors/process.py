@@ -2,7 +2,8 @@
 
 A child runs one unit of work at a time and never queues: what is staged waits in this process, and is sent in the same
 turn of the loop in which the previous answer arrives. The parts: `process_launch` starts a process, `process_child` is
-one process and its end, `process_replica` the slot that outlives it, `child/` what runs there.
+one process and its end, `process_replica` the slot that outlives it, with `process_life` (restarts), `process_trial` (a
+batch run again in parts) and `process_renewal` (recycling); `child/` is what runs there.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from penstock.executors.process_child import Child
 from penstock.executors.process_launch import Launcher
 from penstock.executors.process_replica import Replica
 
-BEAT = 1.0  # seconds
-
 
 class ProcessExecutor:
     """`options.replicas` children with `threads` numeric threads each; `buffer` bounds how far a stream may run ahead."""
@@ -26,7 +25,16 @@ class ProcessExecutor:
     depth = 1
 
     def __init__(
-        self, body: Body, host: Host, loop: asyncio.AbstractEventLoop, options: Process, threads: int, *, buffer: int = 64
+        self,
+        body: Body,
+        host: Host,
+        loop: asyncio.AbstractEventLoop,
+        options: Process,
+        threads: int,
+        *,
+        buffer: int = 64,
+        progress_timeout: float = 60.0,
+        safe: bool | None = None,
     ) -> None:
         self.body = body
         self.host = host
@@ -34,7 +42,12 @@ class ProcessExecutor:
         self.options = options
         self.buffer = buffer
         self.stopping = False
-        self.launcher = Launcher(body, options, threads, buffer, BEAT)
+        self.again = not body.streams and (body.batched if safe is None else safe)  # may a work be run again?
+        self._limit = progress_timeout
+        self._tick = min(1.0, progress_timeout / 4)
+        self._looked = 0.0
+        self._watchdog: asyncio.TimerHandle | None = None
+        self.launcher = Launcher(body, options, threads, buffer, self._tick / 2)
         self.replicas = [Replica(self, index) for index in range(options.replicas)]
         self.processes: dict[int, Child] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -54,6 +67,16 @@ class ProcessExecutor:
                 raise result
         for replica in self.replicas:
             self.host.replica_up(replica.index)
+        self._looked = time.monotonic()
+        self._watchdog = self.loop.call_later(self._tick, self._watch)
+
+    def _watch(self) -> None:
+        """Time in which this process itself stood still does not count against its children."""
+        now = time.monotonic()
+        elapsed, self._looked = min(now - self._looked, 2 * self._tick), now
+        for replica in self.replicas:
+            replica.watch(elapsed, self._limit)
+        self._watchdog = self.loop.call_later(self._tick, self._watch)
 
     def run(self, work: Any) -> None:
         """Send this work to its child, which is idle."""
@@ -82,6 +105,8 @@ class ProcessExecutor:
     async def stop(self, within: float) -> None:
         """Ask the children to end; kill those that have not after `within` seconds."""
         self.stopping = True
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         for task in list(self._tasks):
             task.cancel()
         for replica in self.replicas:

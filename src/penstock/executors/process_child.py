@@ -19,6 +19,7 @@ from penstock.executors.child.wire import (
     DONE,
     ITEMS,
     LOAD,
+    OUTGROWN,
     RUN,
     STOP,
     UP,
@@ -88,7 +89,7 @@ class Child:
     def _heed(self, frame: Frame) -> None:
         kind = frame.kind
         self.heard = True
-        if kind == DONE:
+        if kind in (DONE, OUTGROWN):
             self._owner.done(self, frame)
         elif kind == ITEMS:
             self._owner.items(self, frame)
@@ -161,23 +162,23 @@ def error_of(failure: outcome.Failure) -> BaseException:
     return kinds.get(kind, ServiceFailed)(text)
 
 
-def results_of(frame: Frame, expected: int, name: str) -> tuple[Sequence[Any], bool]:
-    """One result a request from a unit's answer, and whether it ran out of memory."""
+def results_of(frame: Frame, expected: int, name: str) -> Sequence[Any]:
+    """One result a request from a unit's answer."""
     try:
         results, failures, shared = frame.load()
     except Exception as error:
         lost = BadResult(f"{name} returned what cannot be read here: {type(error).__name__}: {error}")
-        return [lost] * expected, False
+        return [lost] * expected
     if failures is None:
         if len(results) == expected:
-            return results, False
-        return [BadResult(f"{name}: {len(results)} results for {expected} requests")] * expected, False
-    memory = any(failure[1] == outcome.MEMORY for failure in failures)
+            found: Sequence[Any] = results
+            return found
+        return [BadResult(f"{name}: {len(results)} results for {expected} requests")] * expected
     if shared:
-        return [error_of(failures[0]) for _ in range(expected)], memory
+        return [error_of(failures[0]) for _ in range(expected)]
     for failure in failures:
         results[failure[0]] = error_of(failure)
-    return results, memory
+    return list(results)
 
 
 def _how(code: int | None) -> str:

@@ -55,7 +55,7 @@ class Launcher:
             "streams": body.streams,
             "buffer": buffer,
             "beat": beat,
-            "warmup": None,
+            "warmup": None if options.warmup is None else pickle.dumps(options.warmup, protocol=5),
             "paths": [],
             "preparation": {k: v for k, v in spawn.get_preparation_data(body.name).items() if k != "authkey"},
         }

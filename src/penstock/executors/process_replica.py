@@ -1,121 +1,104 @@
 """One replica of a process service: the slot that holds work, whichever process fills it at the moment.
 
 What is staged waits here, encoded, so that only a write remains when the answer before it arrives; the next batch goes
-out before that answer is read. A process that dies takes only what it was running with it (WorkerLost).
+out before that answer is read. A work that is run again in parts stays one work, and keeps its slot and its lease.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
+import logging
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import InvalidRequest, ServiceError, WorkerLost
-from penstock.executors.child.wire import Encoded, Frame
+from penstock.errors import InvalidRequest, PenstockError, ProgressTimeout, ServiceError, WorkerLost
+from penstock.executors.child.wire import OUTGROWN, Frame
 from penstock.executors.process_child import Child, results_of
+from penstock.executors.process_life import GivenUp, Life
+from penstock.executors.process_renewal import Renewal
+from penstock.executors.process_trial import Trial
+from penstock.executors.process_unit import Unit
 
 if TYPE_CHECKING:
     from penstock.executors.process import ProcessExecutor
 
-STARTUP = 120.0  # seconds
-PAUSES = (0.1, 0.3, 1.0, 2.0, 5.0)
-FAILURES = 5
-WITHIN = 60.0
-
-
-class GivenUp(ServiceError):
-    """A replica failed too often to be started again."""
-
-    final = True
-
-
-class Unit:
-    """A work on its way to a child: encoded, and numbered."""
-
-    __slots__ = ("encoded", "error", "number", "work")
-
-    def __init__(self, work: Any, number: int, encoded: Encoded | None, error: BaseException | None) -> None:
-        self.work = work
-        self.number = number
-        self.encoded = encoded
-        self.error = error
+log = logging.getLogger("penstock")
 
 
 class Replica:
-    """A slot, its process, and the history of its failures."""
+    """A slot and its process."""
 
     def __init__(self, owner: ProcessExecutor, index: int) -> None:
         self.owner = owner
         self.index = index
-        self.title = f"{owner.body.name}: replica {index}"
+        self.title = f"{owner.body.name}[{index}]"
+        self.life = Life(owner, index)
         self.child: Child | None = None
         self.running: Unit | None = None
         self.staged: Unit | None = None
-        self.numbers = 0
-        self.unacknowledged = 0
-        self.failures: list[float] = []
+        self.waiting: tuple[Any, Trial] | None = None  # goes on as soon as a process is up
+        self.numbers = self.works = 0
+        self.renewal = Renewal(self)
+        self.charged = True  # a death counts as a failure
+        self.verdict: PenstockError | None = None  # why the process is being killed, if that was us
+        self.stalled = self.silent = 0.0  # seconds, as the watchdog counts them
 
     async def launch(self) -> None:
         """Start a process and wait until its body is loaded; raises what its constructor raised."""
-        owner = self.owner
-        child = Child(owner.loop, self, owner.launcher.launch(self.index), owner.body.name)
-        owner.processes[child.pid] = child
-        child.load(owner.launcher.declaration)
-        try:
-            await asyncio.wait_for(asyncio.shield(child.loaded), STARTUP)
-        except TimeoutError:
-            raise ServiceError(f"{owner.body.name}: a replica was not loaded within {STARTUP:g} s") from None
-        else:
-            self.child = child
-        finally:
-            if self.child is not child:
-                child.loaded.cancel()
-                child.kill()
+        self.child = await self.life.launch(self)
 
     # Work
 
-    def prepare(self, work: Any) -> Unit:
-        """Encode this work's input; an input that cannot be sent is the caller's fault, and waits its turn to be told."""
+    def prepare(self, work: Any, trial: Trial | None = None) -> Unit:
+        """A unit of this work, or of the next part of it, encoded for the current process."""
+        unit = Unit(work, trial, self.owner.buffer)
+        self.encode(unit)
+        return unit
+
+    def encode(self, unit: Unit) -> None:
+        """For the current process."""
         self.numbers += 1
-        requests = work.requests
-        if self.owner.body.batched:
-            units: Any = [list(column) for column in zip(*[request.item.args for request in requests], strict=True)]
+        if self.child is None:
+            unit.error = WorkerLost(f"{self.title} has just died")
         else:
-            units = [(request.item.args, dict(request.item.kwargs)) for request in requests]
-        child = self.child
-        if child is None:
-            return Unit(work, self.numbers, None, WorkerLost(f"{self.title} has just died"))
-        try:
-            return Unit(work, self.numbers, child.encode(self.numbers, units), None)
-        except Exception as error:
-            name = self.owner.body.name
-            return Unit(work, self.numbers, None, InvalidRequest(f"{name}: the input cannot be sent to its process: {error}"))
+            unit.encode(self.owner.body, self.child, self.numbers)
 
     def run(self, work: Any) -> None:
         """Begin this work; the replica is free."""
         self.send(self.prepare(work))
 
     def send(self, unit: Unit) -> None:
+        """Let the child run this; what could not be encoded ends soon."""
         self.running = unit
-        self.unacknowledged = 0
+        self.stalled = 0.0
         if unit.encoded is not None and self.child is not None:
             self.child.run(unit.encoded)
+            unit.encoded = None
         else:
             self.owner.loop.call_soon(self._refuse, unit)
 
     def _refuse(self, unit: Unit) -> None:
-        if self.running is unit:
-            error = unit.error or WorkerLost(f"{self.title} has just died")
-            self.end(unit, [error for _ in unit.work.requests])
+        """What could not be encoded ends here; in a batch only the items that are to blame for it."""
+        if self.running is not unit or unit.error is None:
+            return
+        self.running = None
+        if isinstance(unit.error, InvalidRequest) and len(unit.part) > 1:
+            trial = unit.trial or Trial(len(unit.work.requests))
+            trial.halve()
+            self.proceed(unit.work, trial)
+        elif unit.trial is not None:
+            unit.trial.answered([unit.error] * len(unit.part))
+            self.proceed(unit.work, unit.trial)
+        else:
+            self.finish(unit.work, [unit.error] * len(unit.part))
 
     def stage(self, work: Any) -> None:
         """Keep this work ready for the child."""
         unit = self.staged = self.prepare(work)
-        if self.running is None:
+        if self.running is None and self.waiting is None:
             self.owner.loop.call_soon(self._take, unit)
 
     def _take(self, unit: Unit) -> None:
-        if self.staged is unit and self.running is None:
+        if self.staged is unit and self.running is None and self.waiting is None:
             self.staged = None
             self.send(unit)
             self.owner.host.taken(unit.work)
@@ -134,98 +117,166 @@ class Replica:
         unit = self.running
         if child is not self.child or unit is None or frame.number != unit.number:
             return
-        following = self.staged
-        if following is not None and following.encoded is not None:
-            child.run(following.encoded)
-            following.encoded = None
-            self.staged = None
-            self.running = following
-            self.unacknowledged = 0
-        results, _ = results_of(frame, len(unit.work.requests), self.owner.body.name)
-        host = self.owner.host
-        if self.running is unit:
-            self.end(unit, results)
-            return
-        assert following is not None
-        host.finished(unit.work, results)
-        host.taken(following.work)
+        self.works += 1
+        self.running = None
+        count, name = len(unit.part), self.owner.body.name
+        if frame.kind == OUTGROWN and count > 1 and self.owner.again:
+            log.warning(
+                "%s ran out of memory with a batch of %d; its halves are run, and later ones kept smaller", self.title, count
+            )
+            self.owner.host.outgrown(unit.work, unit.part)
+            trial = unit.trial or Trial(len(unit.work.requests))
+            trial.halve()
+            self.proceed(unit.work, trial)
+        elif unit.trial is not None:
+            unit.trial.answered(results_of(frame, count, name))
+            self.proceed(unit.work, unit.trial)
+        else:
+            following = self._go_on()
+            self.owner.host.finished(unit.work, results_of(frame, count, name))
+            if following is not None:
+                self.owner.host.taken(following.work)
+        self.renewal.look()
 
-    def end(self, unit: Unit, results: Any) -> None:
-        """The unit has ended, and nothing has been sent after it."""
-        following, self.running, self.staged = self.staged, None, None
+    def _go_on(self) -> Unit | None:
+        """Send what is staged, if anything is; the work before it has not been reported yet."""
+        self.renewal.swap()
+        following, self.staged = self.staged, None
         if following is not None:
             self.send(following)
-        self.owner.host.finished(unit.work, results)
+        return following
+
+    def finish(self, work: Any, results: Any, measured: bool = True) -> None:
+        """The work has ended, and nothing has been sent after it."""
+        following = self._go_on() if self.child is not None else None
+        self.owner.host.finished(work, results, measured=measured)
         if following is not None:
             self.owner.host.taken(following.work)
 
-    def items(self, child: Child, frame: Frame) -> None:
-        unit = self.running
-        if child is self.child and unit is not None and frame.number == unit.number:
-            try:
-                items = frame.load()
-            except Exception:  # of a class that cannot be read here; the stream cannot go on without it
-                child.kill()
-                return
-            self.owner.host.produced(unit.work, items)
+    def proceed(self, work: Any, trial: Trial) -> None:
+        """Run the next part of a work, now or when a process is up; or report it, if that was the last."""
+        if trial.part() is None:
+            self.finish(work, trial.results, measured=False)
+        elif self.child is not None:
+            self.send(self.prepare(work, trial))
+        else:
+            self.waiting = (work, trial)
 
-    def cancel(self, work: Any) -> None:
-        if self.running is not None and self.running.work is work and self.child is not None:
-            self.child.cancel(self.running.number)
+    # Streams and cancels
+
+    def items(self, child: Child, frame: Frame) -> None:
+        """A stream went on."""
+        unit = self.running
+        if child is not self.child or unit is None or frame.number != unit.number:
+            return
+        try:
+            items = frame.load()
+        except Exception as error:  # of a class that cannot be read here; the stream cannot go on without it
+            self.kill(ServiceError(f"{self.title} produced what cannot be read here: {error}"))
+            return
+        unit.sent += len(items)
+        self.stalled = 0.0
+        self.owner.host.produced(unit.work, items)
 
     def resume(self, work: Any, count: int) -> None:
-        """The reader took items: let the child produce as many more, in groups."""
-        unit, child = self.running, self.child
-        if unit is None or unit.work is not work or child is None:
-            return
-        self.unacknowledged += count
-        if self.unacknowledged >= max(1, self.owner.buffer // 2):
-            child.credit(unit.number, self.unacknowledged)
-            self.unacknowledged = 0
+        """The reader took items."""
+        if self.running is not None and self.running.work is work and self.child is not None:
+            self.running.take(count, self.child)
 
-    # Death
+    def cancel(self, work: Any) -> None:
+        """Nobody waits for this work any more."""
+        if self.waiting is not None and self.waiting[0] is work:
+            _, trial = self.waiting
+            self.waiting = None
+            trial.fail(asyncio.CancelledError())
+            self.finish(work, trial.results, measured=False)
+        elif self.running is not None and self.running.work is work and self.child is not None:
+            self.running.left = True
+            self.child.cancel(self.running.number)
+            limit = self.owner.options.kill_after
+            if limit is not None:
+                self.owner.loop.call_later(limit, self._overdue, self.running, limit)
+
+    def _overdue(self, unit: Unit, limit: float) -> None:
+        if self.running is unit:
+            self.kill(WorkerLost(f"{self.title} was killed: its work went on for {limit:g} s after the last caller had left"))
+            self.charged = False
+
+    # Deaths
+
+    def watch(self, elapsed: float, limit: float) -> None:
+        """The watchdog looks, every `elapsed` seconds of this process's own running."""
+        child, unit = self.child, self.running
+        if child is None:
+            return
+        self.silent = 0.0 if child.heard else self.silent + elapsed
+        child.heard = False
+        self.stalled = 0.0 if unit is None or unit.full() else self.stalled + elapsed
+        if self.silent >= limit:
+            self.kill(ProgressTimeout(f"{self.title} was killed: it has not given a sign of life for {limit:g} s"))
+        elif self.stalled >= limit:
+            self.kill(ProgressTimeout(f"{self.title} was killed: no progress for {limit:g} s; see progress_timeout"))
+
+    def kill(self, verdict: PenstockError) -> None:
+        """End the process, for this reason."""
+        if self.child is not None and self.verdict is None:
+            self.verdict = verdict
+            self.child.kill()
 
     def died(self, child: Child, how: str) -> None:
         """The process has gone: say what is lost, and start another."""
         owner = self.owner
         owner.processes.pop(child.pid, None)
         if child is not self.child:
+            self.renewal.died(child)
             return
-        self.child = None
-        if owner.stopping:
-            self._lose(WorkerLost(f"{owner.body.name} was stopped"))
-            return
-        error = WorkerLost(f"{self.title} {how}")
-        now = time.monotonic()
-        self.failures = [*(at for at in self.failures if now - at < WITHIN), now]
-        owner.host.replica_down(self.index, error)
-        self._lose(error)
-        owner.spawn(self.again())
-
-    def _lose(self, error: WorkerLost) -> None:
+        verdict, self.verdict = self.verdict, None
+        unit, self.child, self.running, charged = self.running, None, None, self.charged
+        self.charged, self.silent = True, 0.0
+        error = verdict or WorkerLost(f"{owner.body.name} was stopped" if owner.stopping else f"{self.title} {how}")
+        if not owner.stopping:
+            if charged and (unit is None or unit.trial is None or not unit.trial.deaths):
+                self.life.fail()
+            log.warning("%s; it is started again", error if verdict else f"{self.title} {how}")
+            owner.host.replica_down(self.index, error)
+            owner.spawn(self.restart())
         staged = self.unstage()
         if staged is not None:
-            self.owner.host.returned(staged)
-        unit, self.running = self.running, None
+            owner.host.returned(staged)
         if unit is not None:
-            self.owner.host.finished(unit.work, [error for _ in unit.work.requests])
+            self._lose(unit, error, retried=verdict is None and not owner.stopping and not unit.left)
 
-    async def again(self) -> None:
-        """Start another process, with growing pauses, until it has failed too often."""
-        owner = self.owner
-        while not owner.stopping:
-            if len(self.failures) > FAILURES:
-                text = f"{self.title} failed {len(self.failures)} times in {WITHIN:g} s"
-                owner.host.replica_down(self.index, GivenUp(text))
-                return
-            await asyncio.sleep(PAUSES[min(len(self.failures), len(PAUSES)) - 1])
-            if owner.stopping:
-                return
-            try:
-                await self.launch()
-            except Exception as error:
-                self.failures.append(time.monotonic())
-                owner.host.replica_down(self.index, error)
-                continue
-            owner.host.replica_up(self.index)
+    def _lose(self, unit: Unit, error: PenstockError, retried: bool) -> None:
+        work, trial = unit.work, unit.trial
+        if not retried or not self.owner.again:
+            results = [error] * len(work.requests)
+            if trial is not None:
+                trial.fail(error)
+                results = trial.results
+            self.owner.host.finished(work, results, measured=False)
             return
+        trial = trial or Trial(len(work.requests))
+        trial.died(error)
+        self.proceed(work, trial)
+
+    async def restart(self) -> None:
+        """Another process, or the end of this replica."""
+        try:
+            self.up(await self.life.relaunch(self))
+        except GivenUp as error:
+            log.error("%s; it is given up", error)
+            waiting, self.waiting = self.waiting, None
+            self.owner.host.replica_down(self.index, error)
+            if waiting is not None:
+                work, trial = waiting
+                trial.fail(error)
+                self.finish(work, trial.results, measured=False)
+
+    def up(self, child: Child) -> None:
+        """A process has loaded and takes the place of the one that is gone."""
+        self.child = child
+        self.works, self.silent = 0, 0.0
+        waiting, self.waiting = self.waiting, None
+        if waiting is not None:
+            self.proceed(*waiting)
+        self.owner.host.replica_up(self.index)

@@ -187,7 +187,7 @@ class Binding:
     def returned(self, work: Work) -> None:
         self.runtime.apply(self.scheduler.revoked(work, self.runtime.clock()))
 
-    def finished(self, work: Work, results: Sequence[Any], seconds: float | None = None) -> None:
+    def finished(self, work: Work, results: Sequence[Any], seconds: float | None = None, measured: bool = True) -> None:
         now = self.runtime.clock()
         errors: list[BaseException | None] | None = None
         lost = False
@@ -198,7 +198,7 @@ class Binding:
                 break
         pairs = zip(work.requests, results, strict=True)
         waiting = [(request, result) for request, result in pairs if request.state == RUNNING]
-        commands = self.scheduler.finish(work, now, errors, not lost, seconds)
+        commands = self.scheduler.finish(work, now, errors, measured and not lost, seconds)
         runtime = self.runtime
         if commands:
             runtime.apply(commands)  # the next work starts before these answers are read
@@ -216,6 +216,9 @@ class Binding:
             runtime.arm()
         if runtime.closing:
             runtime.settle()
+
+    def outgrown(self, work: Work, part: range) -> None:
+        self.station.outgrown(work.requests[part.start : part.stop])
 
     def produced(self, work: Work, items: Sequence[Any]) -> None:
         request = work.requests[0]

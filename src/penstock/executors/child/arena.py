@@ -23,8 +23,9 @@ KEEP = 64 << 20  # bytes that stay allocated to the file; what lies above is giv
 _PAGE = mmap.PAGESIZE
 
 
-def create(size: int = SIZE) -> int:
+def create(size: int | None = None) -> int:
     """A file descriptor of a new arena."""
+    size = SIZE if size is None else size
     if hasattr(os, "memfd_create"):
         import fcntl
 

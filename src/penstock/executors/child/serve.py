@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import os
 import pickle
@@ -12,9 +13,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from .link import Link
-from .outcome import BAD, CANCELLED, Failure, failure, mismatch, unsendable
+from .outcome import BAD, CANCELLED, MEMORY, Failure, failure, mismatch, unsendable
 from .window import Window
-from .wire import BROKEN, DONE, ITEMS, LOAD, UP
+from .wire import BROKEN, DONE, ITEMS, LOAD, OUTGROWN, UP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -105,17 +106,20 @@ class Server:
             self.invoke(args, {})
 
     def batch(self, columns: list[list[Any]]) -> None:
-        count = len(columns[0])
+        returned: Any = None
+        failed: Failure | None = None
         try:
             returned = self.invoke(columns, {})
+            wrong = mismatch(self.name, returned, len(columns[0]))
+            if wrong is not None:
+                failed = (0, BAD, wrong, None)
         except BaseException as error:
-            del columns
-            self.answer([], [failure(0, error, self.name)], shared=True)
-            return
-        wrong = mismatch(self.name, returned, count)
+            failed = failure(0, error, self.name)
         del columns  # what was read from shared memory goes back with the answer
-        if wrong is not None:
-            self.answer([], [(0, BAD, wrong, None)], shared=True)
+        if failed is not None:
+            if failed[1] == MEMORY:
+                release_memory()
+            self.answer([], [failed], shared=True)
             return
         results = list(returned)
         del returned
@@ -154,7 +158,8 @@ class Server:
         """Send what came of the current unit. `shared`: the one failure is everybody's."""
         number = self.number
         try:
-            self.link.send(DONE, number, (results, failures or None, shared))
+            kind = OUTGROWN if shared and failures[0][1] == MEMORY else DONE
+            self.link.send(kind, number, (results, failures or None, shared))
         except Exception:
             for n, result in enumerate(results):
                 try:
@@ -209,6 +214,14 @@ class Server:
                 yield item
         finally:
             loop.run_until_complete(body.aclose())
+
+
+def release_memory() -> None:
+    """Before a smaller batch is tried: what the failed one left behind, also in torch's cache."""
+    gc.collect()
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if cuda is not None and cuda.is_available():
+        cuda.empty_cache()
 
 
 async def _next(body: Any) -> Any:
