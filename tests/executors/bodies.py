@@ -153,3 +153,25 @@ class Sluggish:
 
 
 sluggish = ps.service(Sluggish, name="sluggish", on=ps.Process(1, startup_timeout=0.5))
+
+
+SEEN = os.environ.get("SEEN", "")
+CORE = min(os.sched_getaffinity(0))
+
+
+@ps.service(on=ps.Process(1, device="cpu", threads=2, cores=(CORE,), env={"SEEN": "at import"}))
+def placed(_: str) -> dict[str, object]:
+    return {
+        "seen": SEEN,
+        "device": os.environ["PENSTOCK_DEVICE"],
+        "threads": os.environ["OMP_NUM_THREADS"],
+        "cores": sorted(os.sched_getaffinity(0)),
+    }
+
+
+@ps.service(on=ps.Process(1))
+def talkative(text: str) -> None:
+    print(text)
+    print("on stderr", file=sys.stderr)
+    if "last" in text:
+        os.abort()

@@ -7,6 +7,8 @@ once its work has *really* stopped: a thread that outlives its caller still hold
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -54,12 +56,22 @@ class Process:
     no sign of life, for the service's `progress_timeout` is killed and replaced; one whose caller has left is killed
     after `kill_after` more seconds, if given.
 
+    `device`: "cuda:0", or a list that the replicas take in turn; a child sees only its own (CUDA_VISIBLE_DEVICES) and reads its
+    name there from PENSTOCK_DEVICE. `threads` of numeric libraries (default: cores / replicas) and `cores`, shared out among
+    the replicas, are set before anything is imported, as is `env`. `python`: another interpreter or virtual environment; it
+    need not have penstock, and the module of the body is all it imports of ours. What children print comes out here, line by
+    line, with the replica's name.
+
     `recycle`: replace a process after so many works, `recycle_bytes`: when it is that large; the new one is ready before
     the old one goes, except on a device, which holds one at a time.
     """
 
     replicas: int = 1
+    device: str | Sequence[str] | None = None
     threads: int | None = None
+    cores: Sequence[int] | None = None
+    python: str | os.PathLike[str] | None = None
+    env: Mapping[str, str] | None = None
     warmup: tuple[Any, ...] | None = None
     startup_timeout: float = 120.0
     max_restarts: int = 5
@@ -76,6 +88,13 @@ class Process:
             raise ConfigError("Process: startup_timeout is greater than 0, and max_restarts 0 or more")
         if self.kill_after is not None and self.kill_after < 0:
             raise ConfigError(f"Process(kill_after={self.kill_after:g}): seconds, 0 or more")
+        devices = [self.device] if isinstance(self.device, str) else list(self.device or ())
+        if any(not re.fullmatch(r"[a-z]+(:\d+)?", str(device)) for device in devices):
+            raise ConfigError(f"Process(device={self.device!r}): such as 'cpu', 'cuda:0', or a list of them")
+        object.__setattr__(self, "device", tuple(devices))
+        object.__setattr__(self, "cores", tuple(self.cores or ()))
+        if any(not isinstance(core, int) or core < 0 for core in self.cores or ()):
+            raise ConfigError(f"Process(cores={self.cores!r}): numbers of cores")
         if self.warmup is not None and not isinstance(self.warmup, tuple):
             raise ConfigError("Process(warmup=...): a tuple, the arguments of one example call")
 

@@ -29,6 +29,7 @@ from penstock.executors.child.wire import (
 )
 from penstock.executors.process_channel import Channel
 from penstock.executors.process_launch import Launched
+from penstock.executors.process_output import Output
 
 _GOING = 0.2  # seconds that a process may take to end after its sockets
 
@@ -49,6 +50,10 @@ class Child:
         self._owner = owner
         self._process = launched.process
         self._outbox, self._inbox = launched.outbox, launched.inbox
+        self._output = [
+            Output(loop, launched.stdout, "stdout", name),
+            Output(loop, launched.stderr, "stderr", name),
+        ]
         self.name = name
         self.pid = launched.process.pid
         self.loaded: asyncio.Future[None] = loop.create_future()
@@ -139,6 +144,8 @@ class Child:
         self._work.close()
         self._control.close()
         self.kill()
+        for output in self._output:
+            output.drain()
         how = _how(self._process.wait())
         self.gone.set_result(None)
         if not self.loaded.done():

@@ -18,6 +18,7 @@ from penstock.executors.child import arena
 
 _WORKER = str(Path(__file__).parent / "child")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS")
+_OTHERS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")  # of our interpreter, not of another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Launched:
     control: socket.socket
     outbox: arena.Outbox
     inbox: arena.Inbox
+    stdout: int
+    stderr: int
 
 
 class Launcher:
@@ -40,13 +43,21 @@ class Launcher:
             raise ConfigError(f"{body.name}: a child process imports its body by name; define it at module level")
         self.options = options
         self.threads = threads
+        flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+        self.command = [sys.executable, *flags] if options.python is None else [interpreter(options.python)]
         try:
             init = pickle.dumps((body.args, dict(body.kwargs)), protocol=5)
         except Exception as error:
             raise ConfigError(f"{body.name}: its constructor's arguments cannot be sent: {error}") from error
+        foreign = options.python is not None
+        preparation = {k: v for k, v in spawn.get_preparation_data(body.name).items() if k != "authkey"}
+        module = body.target.__module__
+        if foreign:
+            keep = ("init_main_from_name", "init_main_from_path") if module == "__main__" else ()
+            preparation = {k: v for k, v in preparation.items() if k in keep}
         self.declaration: dict[str, Any] = {
             "name": body.name,
-            "module": body.target.__module__,
+            "module": module,
             "qualname": qualname,
             "init": init,
             "is_class": body.is_class,
@@ -56,15 +67,30 @@ class Launcher:
             "buffer": buffer,
             "beat": beat,
             "warmup": None if options.warmup is None else pickle.dumps(options.warmup, protocol=5),
-            "paths": [],
-            "preparation": {k: v for k, v in spawn.get_preparation_data(body.name).items() if k != "authkey"},
+            "foreign": foreign,
+            "paths": [root(module)] if foreign else [],
+            "preparation": preparation,
         }
 
     def environment(self, index: int) -> dict[str, str]:
         """What the child of this replica finds in its environment."""
+        options = self.options
         found = dict(os.environ)
+        if options.python is not None:
+            for name in _OTHERS:
+                found.pop(name, None)
         for name in _THREADS:
             found[name] = str(self.threads)
+        if options.device:
+            device = options.device[index % len(options.device)]
+            found["PENSTOCK_DEVICE"] = device
+            kind, _, number = device.partition(":")
+            if kind == "cuda":
+                found["CUDA_VISIBLE_DEVICES"] = visible(int(number or 0))
+                found["PENSTOCK_DEVICE"] = "cuda:0"  # the only one that this child sees
+        if options.cores:
+            found["PENSTOCK_CORES"] = ",".join(map(str, share(tuple(options.cores), index, options.replicas)))
+        found.update(options.env or {})
         found["PENSTOCK_PARENT"] = str(os.getpid())
         return found
 
@@ -73,22 +99,67 @@ class Launcher:
         ours, theirs = socket.socketpair()
         control, their_control = socket.socketpair()
         down, up = arena.create(), arena.create()
+        out, their_out = os.pipe()
+        err, their_err = os.pipe()
         fds = (theirs.fileno(), their_control.fileno(), down, up)
         try:
             process = subprocess.Popen(
-                [sys.executable, *subprocess._args_from_interpreter_flags(), _WORKER, *map(str, fds)],  # type: ignore[attr-defined]
+                [*self.command, _WORKER, *map(str, fds)],
                 pass_fds=fds,
                 stdin=subprocess.DEVNULL,
+                stdout=their_out,
+                stderr=their_err,
                 env=self.environment(index),
                 process_group=0,
             )
-            return Launched(process, ours, control, arena.Outbox(down), arena.Inbox(up))
+            return Launched(process, ours, control, arena.Outbox(down), arena.Inbox(up), out, err)
         except BaseException:
             ours.close()
             control.close()
+            os.close(out)
+            os.close(err)
             raise
         finally:
             theirs.close()
             their_control.close()
-            os.close(down)
-            os.close(up)
+            for fd in (down, up, their_out, their_err):
+                os.close(fd)
+
+
+def interpreter(python: str | os.PathLike[str]) -> str:
+    """The executable that `python=` means: an interpreter, or a virtual environment's."""
+    path = Path(python).expanduser().absolute()
+    if path.is_dir():
+        found = next((p for p in (path / "bin" / "python", path / "Scripts" / "python.exe") if p.exists()), None)
+        if found is None:
+            raise ConfigError(f"Process(python={str(python)!r}): this directory is no virtual environment")
+        return str(found)
+    if not path.exists():
+        raise ConfigError(f"Process(python={str(python)!r}): no such interpreter")
+    return str(path)
+
+
+def root(module: str) -> str:
+    """The directory from which this module was imported: what a child needs on its path, and nothing else of ours."""
+    top = sys.modules[module.partition(".")[0]]
+    file = getattr(top, "__file__", None)
+    if file is None:
+        places = list(getattr(top, "__path__", [])) or [os.getcwd()]
+        return str(Path(places[0]).absolute().parent)
+    path = Path(file).absolute()
+    return str(path.parent.parent if path.name == "__init__.py" else path.parent)
+
+
+def visible(number: int) -> str:
+    """The value of CUDA_VISIBLE_DEVICES that leaves the device which this process knows by this number."""
+    ours = [word.strip() for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if word.strip()]
+    if not ours:
+        return str(number)
+    if number >= len(ours):
+        raise ConfigError(f"Process(device='cuda:{number}'): only {len(ours)} devices are visible to this process")
+    return ours[number]
+
+
+def share(cores: tuple[int, ...], index: int, replicas: int) -> tuple[int, ...]:
+    """The cores of one replica: an equal share, or one of them if there are fewer than replicas."""
+    return cores[index::replicas] if len(cores) >= replicas else (cores[index % len(cores)],)

@@ -12,6 +12,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from .inert import install
 from .link import Link
 from .outcome import BAD, CANCELLED, MEMORY, Failure, failure, mismatch, unsendable
 from .window import Window
@@ -229,7 +230,9 @@ async def _next(body: Any) -> Any:
 
 
 def prepare(options: dict[str, Any]) -> None:
-    """Make the parent's modules importable, its main module too."""
+    """Make the parent's modules importable, its main module too; in another interpreter the body's module alone."""
+    if options["foreign"]:
+        install()
     for path in options["paths"]:
         if path not in sys.path:
             sys.path.append(path)
