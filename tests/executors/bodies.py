@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import signal
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 import numpy as np
 
 import penstock as ps
+from penstock.context import current_budget
 
 two = ps.Process(2)
 
@@ -175,3 +177,52 @@ def talkative(text: str) -> None:
     print("on stderr", file=sys.stderr)
     if "last" in text:
         os.abort()
+
+
+seen: list[tuple[str, float | None]] = []
+
+
+@ps.service
+async def inner(x: int) -> int:
+    """Runs in the parent, and notes under what budget."""
+    budget = current_budget()
+    seen.append((budget.tenant, budget.deadline))
+    if x < 0:
+        raise ValueError("negative")
+    if x == 99:
+        await asyncio.Event().wait()
+    return x * 10
+
+
+@ps.service(on=ps.Process(1))
+def outer(x: int) -> int:
+    if x == 5:
+        with ps.budget(within=0.05):
+            return inner.submit(99).result() + 1
+    return inner.submit(x).result() + 1
+
+
+@ps.service(on=ps.Process(1))
+async def async_outer(x: int) -> list[int]:
+    return await asyncio.gather(*(inner(x + n) for n in range(3)))
+
+
+@ps.service(on=ps.Process(1), batch=ps.Batch(max_size=4, max_wait=0.01))
+def batched_outer(xs: list[int]) -> list[int]:
+    futures = [inner.submit(x) for x in xs]
+    return [future.result() for future in futures]
+
+
+@ps.service(on=ps.Process(1))
+def itself(x: int) -> int:
+    return itself.submit(x).result()
+
+
+@ps.service(on=ps.Process(1))
+def unlisted(x: int) -> int:
+    return double.submit(x).result()
+
+
+@ps.service(on=ps.Process(1))
+def big_outer(n: int) -> float:
+    return float(echo.submit(np.ones(n)).result().sum())

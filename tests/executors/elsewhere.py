@@ -42,4 +42,11 @@ class Counter:
 
 
 counter = ps.service(Counter, 5, on=where)
-app = ps.App(about, shouts, counter)
+
+
+@ps.service(on=where)
+def asks(word: str) -> str:
+    return str(shouts.submit(word).result()) + "!"
+
+
+app = ps.App(about, shouts, counter, asks)

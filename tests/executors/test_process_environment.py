@@ -38,6 +38,7 @@ def test_another_environment_needs_nothing_of_ours(tmp_path: Path, monkeypatch: 
             assert not [path for path in found["path"] if "site-packages" in path and not path.startswith(str(tmp_path))]
             assert await asyncio.gather(*(elsewhere.shouts(word) for word in "abcdef")) == list("ABCDEF")
             assert [n async for n in elsewhere.counter(3)] == [5, 6, 7]
+            assert await elsewhere.asks("why") == "WHY!"
             with pytest.raises(InvalidRequest, match="a wrong word"):
                 await elsewhere.about("wrong")
             with pytest.raises(ServiceFailed, match="cannot be read over there 3"):

@@ -184,6 +184,13 @@ class Host(Protocol):
         """These of the work's requests, run together, were too much for the replica's memory."""
         ...
 
+    def called(self, request: Any, alone: bool, name: str, args: Any, kwargs: Any, within: float | None) -> Any:
+        """A body in another process calls the service `name`: start that as `request`'s own, and return its future.
+
+        `alone`: the request runs alone; otherwise it is the first of a batch, and its budget is not meant.
+        """
+        ...
+
     def produced(self, work: Any, items: Sequence[Any]) -> None:
         """A stream produced these items, in order (streaming work has exactly one request)."""
         ...

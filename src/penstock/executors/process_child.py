@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pickle
 import signal
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from penstock.errors import BadResult, PenstockError, ServiceError, ServiceFailed, WorkerLost
+from penstock.executors.base import Host
 from penstock.executors.child import outcome
 from penstock.executors.child.wire import (
     BEAT,
     BROKEN,
+    CALL,
     CANCEL,
     CREDIT,
     DONE,
+    DROP,
     ITEMS,
     LOAD,
     OUTGROWN,
@@ -27,6 +29,7 @@ from penstock.executors.child.wire import (
     Frame,
     encode,
 )
+from penstock.executors.process_calls import Calls
 from penstock.executors.process_channel import Channel
 from penstock.executors.process_launch import Launched
 from penstock.executors.process_output import Output
@@ -39,13 +42,14 @@ class Owner(Protocol):
 
     def done(self, child: Child, frame: Frame) -> None: ...
     def items(self, child: Child, frame: Frame) -> None: ...
+    def called(self, child: Child, frame: Frame) -> None: ...
     def died(self, child: Child, how: str) -> None: ...
 
 
 class Child:
     """A process with one body loaded. It runs one unit at a time and never queues."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner, launched: Launched, name: str) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner, host: Host, launched: Launched, name: str) -> None:
         self._loop = loop
         self._owner = owner
         self._process = launched.process
@@ -59,6 +63,7 @@ class Child:
         self.loaded: asyncio.Future[None] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
         self.resident_mib = 0
+        self.calls = Calls(self, host)
         self.heard = False  # since the watchdog looked
         inbox, freed = launched.inbox, launched.outbox.free
         self._work = Channel(loop, launched.work, inbox, freed, self._heed, self._cut)
@@ -91,6 +96,9 @@ class Child:
     def credit(self, number: int, count: int) -> None:
         self._control.write(encode(CREDIT, number, count, None, self._inbox))
 
+    def answer(self, kind: int, number: int, message: Any) -> None:
+        self._control.write(encode(kind, number, message, self._outbox, self._inbox))
+
     def _heed(self, frame: Frame) -> None:
         kind = frame.kind
         self.heard = True
@@ -98,6 +106,10 @@ class Child:
             self._owner.done(self, frame)
         elif kind == ITEMS:
             self._owner.items(self, frame)
+        elif kind == CALL:
+            self._owner.called(self, frame)
+        elif kind == DROP:
+            self.calls.drop(frame.number)
         elif kind == BEAT:
             self.resident_mib = frame.number
         elif kind == UP:
@@ -146,6 +158,7 @@ class Child:
         self.kill()
         for output in self._output:
             output.drain()
+        self.calls.cancel()
         how = _how(self._process.wait())
         self.gone.set_result(None)
         if not self.loaded.done():
@@ -155,16 +168,10 @@ class Child:
 
 def error_of(failure: outcome.Failure) -> BaseException:
     """The exception that a failure in the child becomes here."""
-    _, kind, text, pickled = failure
-    if kind == outcome.CANCELLED:
-        return asyncio.CancelledError()
-    if pickled is not None:
-        try:
-            error = pickle.loads(pickled)  # noqa: S301 - of our own child
-            if isinstance(error, Exception):
-                return error
-        except Exception:
-            pass
+    _, kind, text, _ = failure
+    error = outcome.revive(failure)
+    if error is not None:
+        return error
     kinds: dict[str, Callable[[str], PenstockError]] = {outcome.BAD: BadResult, outcome.SERVICE: ServiceError}
     return kinds.get(kind, ServiceFailed)(text)
 

@@ -33,7 +33,8 @@ class Life:
     async def launch(self, owner: Owner) -> Child:
         """Start a process and wait until its body is loaded; raises what its constructor raised."""
         executor, limit = self._executor, self._executor.options.startup_timeout
-        child = Child(executor.loop, owner, executor.launcher.launch(self._index), f"{executor.body.name}[{self._index}]")
+        name = f"{executor.body.name}[{self._index}]"
+        child = Child(executor.loop, owner, executor.host, executor.launcher.launch(self._index), name)
         executor.processes[child.pid] = child
         child.load(executor.launcher.declaration)
         try:

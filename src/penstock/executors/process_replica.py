@@ -178,6 +178,11 @@ class Replica:
         self.stalled = 0.0
         self.owner.host.produced(unit.work, items)
 
+    def called(self, child: Child, frame: Frame) -> None:
+        """The body calls another service."""
+        self.stalled = 0.0
+        child.calls.begin(frame, self.running if child is self.child else None)
+
     def resume(self, work: Any, count: int) -> None:
         """The reader took items."""
         if self.running is not None and self.running.work is work and self.child is not None:
@@ -192,6 +197,7 @@ class Replica:
             self.finish(work, trial.results, measured=False)
         elif self.running is not None and self.running.work is work and self.child is not None:
             self.running.left = True
+            self.child.calls.cancel()
             self.child.cancel(self.running.number)
             limit = self.owner.options.kill_after
             if limit is not None:

@@ -11,6 +11,7 @@ from penstock.core.request import BACKOFF, ENDED, RUNNING, Request, Work
 from penstock.core.station import Station
 from penstock.errors import WorkerLost
 from penstock.executors.base import Executor, Place
+from penstock.runtime.nested import start_nested
 from penstock.runtime.place import make_executor
 from penstock.service import Service, Timing
 
@@ -219,6 +220,11 @@ class Binding:
 
     def outgrown(self, work: Work, part: range) -> None:
         self.station.outgrown(work.requests[part.start : part.stop])
+
+    def called(
+        self, request: Request | None, alone: bool, name: str, args: Any, kwargs: Any, within: float | None
+    ) -> BoundCall:
+        return start_nested(self.runtime, request, alone, name, args, kwargs, within)
 
     def produced(self, work: Work, items: Sequence[Any]) -> None:
         request = work.requests[0]

@@ -49,7 +49,9 @@ class Body:
 
 
 class Service:
-    """A declared service: its body, and its name."""
+    """A declared service: its body, its name, and the way to it from here."""
+
+    runtime: Any = None
 
     def __init__(self, target: Any, name: str | None) -> None:
         self.body = Body(target)
@@ -58,6 +60,13 @@ class Service:
             if isinstance(target, type):
                 name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
         self.name = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.runtime.call(self, args, kwargs)
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        """As `penstock.Service.submit`."""
+        return self.runtime.submit(self, args, kwargs)
 
 
 def service(target: Any = None, *args: Any, name: str | None = None, **options: Any) -> Any:

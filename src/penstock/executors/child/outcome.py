@@ -55,6 +55,17 @@ def failure(index: int, error: BaseException, name: str) -> Failure:
     return index, kind, title, None
 
 
+def revive(failed: Failure) -> BaseException | None:
+    """The exception itself, where its class is known."""
+    if failed[1] == CANCELLED:
+        return asyncio.CancelledError()
+    try:
+        error = None if failed[3] is None else pickle.loads(failed[3])  # noqa: S301 - of our own child or parent
+    except Exception:
+        return None
+    return error if isinstance(error, Exception) else None
+
+
 def unsendable(index: int, result: Any, error: BaseException, name: str) -> Failure:
     """The result cannot be pickled."""
     return index, BAD, f"{name} returned a {type(result).__name__} that cannot leave its process: {error}", None

@@ -12,7 +12,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from .inert import install
+from .calls import Calls, ChildRuntime
+from .inert import Service, install
 from .link import Link
 from .outcome import BAD, CANCELLED, MEMORY, Failure, failure, mismatch, unsendable
 from .window import Window
@@ -32,6 +33,8 @@ class Server:
         self.options: dict[str, Any] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
         self.number = 0
+        self.index = -1  # the request of the unit that runs now, -1: all of them
+        self.calls = Calls(link, lambda: (self.number, self.index))
         self.cancelled = -1
         self.window: Window | None = None
         self.task: asyncio.Task[Any] | None = None
@@ -90,6 +93,7 @@ class Server:
         if options["is_async"]:
             self.loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self.loop)
+        reach(ChildRuntime(self.calls, self.loop))
         if options["is_class"]:
             args, kwargs = pickle.loads(options["init"])  # noqa: S301 - our own parent
             found = found(*args, **kwargs)
@@ -135,6 +139,7 @@ class Server:
         units.reverse()
         while units:
             args, kwargs = units.pop()
+            self.index = len(results)
             try:
                 results.append(self.invoke(args, kwargs))
             except BaseException as error:
@@ -178,6 +183,7 @@ class Server:
             window.close()
         failures: list[Failure] = []
         args, kwargs = units.pop()
+        self.index = 0
         try:
             items = self.items(self.call(*args, **kwargs))
             del args, kwargs
@@ -215,6 +221,15 @@ class Server:
                 yield item
         finally:
             loop.run_until_complete(body.aclose())
+
+
+def reach(runtime: ChildRuntime) -> None:
+    """Let services that are called here find their runtime."""
+    real = sys.modules.get("penstock.service")
+    if real is not None:
+        real.register(runtime)
+    else:
+        Service.runtime = runtime
 
 
 def release_memory() -> None:

@@ -25,7 +25,7 @@ READ = 65536
 # Parent to child
 LOAD, RUN, CREDIT, CANCEL, ANSWER, STOP = 1, 2, 3, 4, 5, 6
 # Child to parent
-UP, BROKEN, DONE, OUTGROWN, ITEMS, CALL, BEAT = 17, 18, 19, 20, 21, 22, 23
+UP, BROKEN, DONE, OUTGROWN, ITEMS, CALL, DROP, BEAT = 17, 18, 19, 20, 21, 22, 23, 24
 
 _HEAD = struct.Struct("<HBBIHHQ")  # magic, version, kind, number, buffers, released regions, bytes of the pickle
 _PLACE = struct.Struct("<Qq")  # bytes, offset in the arena or -1: behind the pickle
