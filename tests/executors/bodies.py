@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import ctypes
 import os
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -226,3 +228,12 @@ def unlisted(x: int) -> int:
 @ps.service(on=ps.Process(1))
 def big_outer(n: int) -> float:
     return float(echo.submit(np.ones(n)).result().sum())
+
+
+on_device = ps.service(_hang, name="on_device", on=ps.Process(1, recycle=3, device="xpu:0"))
+
+
+@ps.service(on=ps.Process(1))
+def leaves(path: str) -> int:
+    atexit.register(lambda: Path(path).write_text("has left"))
+    return 1

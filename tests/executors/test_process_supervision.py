@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,6 +168,27 @@ def test_recycling_loses_nothing() -> None:
             assert changes == len(set(pids)) - 1  # each served until the next was ready
 
     asyncio.run(main())
+
+
+def test_recycling_on_a_device_never_has_two_at_once() -> None:
+    async def main() -> None:
+        async with ps.Runtime(bodies.on_device) as runtime:
+            pids = []
+            while len(set(pids)) < 3:
+                pids += await asyncio.gather(*(bodies.on_device("") for _ in range(4)))
+                assert len(executor(runtime, bodies.on_device).processes) <= 1
+            assert all(pids.count(pid) >= 3 for pid in list(dict.fromkeys(pids))[:2])
+
+    asyncio.run(main())
+
+
+def test_a_replica_that_is_stopped_runs_its_exit_functions(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ps.Runtime(bodies.leaves):
+            assert await bodies.leaves(str(tmp_path / "note")) == 1
+
+    asyncio.run(main())
+    assert (tmp_path / "note").read_text() == "has left"
 
 
 def test_warm_up_comes_before_the_first_call() -> None:

@@ -33,6 +33,7 @@ class Channel:
         self._on_end = on_end
         self._backlog: deque[memoryview] = deque()
         self.open = True
+        self.garbage = False  # has been read, so nothing more is
         loop.add_reader(sock.fileno(), self._readable)
 
     def write(self, encoded: Encoded) -> None:
@@ -91,6 +92,7 @@ class Channel:
                 try:
                     frame = reader.next()
                 except (WireError, ValueError):
+                    self.garbage = True
                     return False
                 if frame is None:
                     break

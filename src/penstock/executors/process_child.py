@@ -160,6 +160,8 @@ class Child:
             output.drain()
         self.calls.cancel()
         how = _how(self._process.wait())
+        if self._work.garbage or self._control.garbage:
+            how = "wrote what is no message"
         self.gone.set_result(None)
         if not self.loaded.done():
             self.loaded.set_exception(WorkerLost(f"{self.name}: a replica {how} while it loaded"))

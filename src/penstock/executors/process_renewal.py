@@ -1,7 +1,11 @@
-"""Replacing a process that has done enough or grown too large, between two works."""
+"""Replacing a process that has done enough or grown too large, between two works.
+
+Its successor loads beside it and takes over, so that nobody waits. A device has no room for two: there the old one goes first.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -26,6 +30,7 @@ class Renewal:
         self._replica = replica
         self._successor: Child | None = None
         self._begun = False
+        self._alone = any(device != "cpu" for device in replica.owner.options.device or ())
 
     def look(self) -> None:
         """A work has ended: is the process due?"""
@@ -37,7 +42,10 @@ class Renewal:
             options.recycle_bytes is not None and child.resident_mib << 20 >= options.recycle_bytes
         ):
             self._begun = True
-            replica.owner.spawn(self._load())
+            if not self._alone:
+                replica.owner.spawn(self._load())
+            elif replica.running is None and replica.waiting is None:
+                self._retire()
 
     async def _load(self) -> None:
         replica = self._replica
@@ -56,6 +64,8 @@ class Renewal:
         """Let the successor take over, if there is one; nothing runs now. What is staged is encoded for it."""
         successor, replica = self._successor, self._replica
         if successor is None:
+            if self._begun and self._alone:
+                self._retire()
             return
         self._successor, self._begun = None, False
         old, replica.child, replica.works = replica.child, successor, 0
@@ -64,6 +74,23 @@ class Renewal:
         if old is not None:
             old.stop()
             replica.owner.loop.call_later(_LINGER, old.kill)
+
+    def _retire(self) -> None:
+        """Let the process go, and start another when it has; nothing runs now."""
+        replica, host = self._replica, self._replica.owner.host
+        old, replica.child, self._begun = replica.child, None, False
+        assert old is not None
+        host.replica_down(replica.index, Renewed(f"{replica.title} is being replaced"))
+        staged = replica.unstage()
+        if staged is not None:
+            host.returned(staged)
+        old.stop()
+        replica.owner.loop.call_later(_LINGER, old.kill)
+        replica.owner.spawn(self._follow(old))
+
+    async def _follow(self, old: Child) -> None:
+        await asyncio.shield(old.gone)
+        await self._replica.restart()
 
     def died(self, child: Child) -> None:
         """The successor has died before its turn."""

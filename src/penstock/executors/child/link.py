@@ -35,21 +35,19 @@ class Link:
         self.on_credit: Callable[[int, int], None] = lambda number, count: None
         self.on_cancel: Callable[[int], None] = lambda number: None
         self.on_answer: Callable[[int, Frame], None] = lambda number, frame: None
-        self.stopping = False
         self.beat = 1.0
 
-    def receive(self) -> Frame:
-        """The next frame of work; ends the process if there will be none."""
+    def receive(self) -> Frame | None:
+        """The next frame of work, or None: there will be none."""
         while True:
             frame = self._reader.next()
             if frame is not None:
                 return frame
             try:
-                if self._reader.fill():
-                    continue
+                if not self._reader.fill():
+                    return None
             except OSError:
-                pass
-            os._exit(0)
+                return None
 
     def send(self, kind: int, number: int, message: Any) -> None:
         """Write a frame. Raises what pickling raises, and then nothing was written."""
@@ -59,7 +57,7 @@ class Link:
                 for piece in encoded.pieces:
                     self._sock.sendall(piece)
             except OSError:
-                os._exit(0)
+                os._exit(0)  # the parent is gone
 
     def listen(self) -> None:
         """The listening thread's life."""
@@ -91,7 +89,6 @@ class Link:
         elif frame.kind == ANSWER:
             self.on_answer(frame.number, frame)
         elif frame.kind == STOP:
-            self.stopping = True
             self._sock.shutdown(socket.SHUT_RD)  # the main thread sees it after its work
 
 

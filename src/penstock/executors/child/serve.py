@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import gc
 import importlib
@@ -64,6 +65,8 @@ class Server:
         """Load, then work until told to stop."""
         link = self.link
         frame = link.receive()
+        if frame is None:
+            return
         assert frame.kind == LOAD
         try:
             self.load(frame.load())
@@ -72,8 +75,7 @@ class Server:
             return
         link.send(UP, os.getpid(), None)
         run = self.stream if self.options["streams"] else self.batch if self.options["batched"] else self.each
-        while not link.stopping:
-            frame = link.receive()
+        while (frame := link.receive()) is not None:
             self.number = frame.number
             try:
                 units = [frame.load()]
@@ -262,6 +264,7 @@ def start(link: Link) -> None:
     threading.Thread(target=link.listen, name="penstock-control", daemon=True).start()
     Server(link).serve()
     with contextlib.suppress(Exception):
+        atexit._run_exitfuncs()  # a normal exit could wait for threads for ever
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(0)
