@@ -111,6 +111,16 @@ def test_a_region_goes_back_when_its_last_view_has_died(pair: Any) -> None:
     assert outbox.used() == 0
 
 
+def test_a_frame_that_is_not_sent_takes_nothing_with_it(pair: Any) -> None:
+    """Staged work is encoded, and may be revoked."""
+    outbox, inbox = pair
+    inbox.released.extend([4096, 8192])
+    encoded = encode(RUN, 1, np.arange(20_000.0), outbox, inbox)
+    assert not inbox.released and outbox.used()
+    encoded.undo(outbox, inbox)
+    assert list(inbox.released) == [4096, 8192] and not outbox.used()
+
+
 def test_a_full_arena_falls_back_to_the_socket(pair: Any) -> None:
     outbox, inbox = pair
     arrays = [np.full(50_000, float(n)) for n in range(6)]

@@ -84,8 +84,7 @@ class Child:
 
     def forget(self, encoded: Encoded) -> None:
         """This unit will not be sent."""
-        for region in encoded.regions:
-            self._outbox.free(region)
+        encoded.undo(self._outbox, self._inbox)
 
     def run(self, encoded: Encoded) -> None:
         self._work.write(encoded)
@@ -182,19 +181,16 @@ def results_of(frame: Frame, expected: int, name: str) -> Sequence[Any]:
     """One result a request from a unit's answer."""
     try:
         results, failures, shared = frame.load()
+        if shared:
+            return [error_of(failures[0]) for _ in range(expected)]
+        for failure in failures or ():
+            results[failure[0]] = error_of(failure)
+        if len(results) != expected:
+            raise ValueError(f"{len(results)} results for {expected} requests")
     except Exception as error:
-        lost = BadResult(f"{name} returned what cannot be read here: {type(error).__name__}: {error}")
-        return [lost] * expected
-    if failures is None:
-        if len(results) == expected:
-            found: Sequence[Any] = results
-            return found
-        return [BadResult(f"{name}: {len(results)} results for {expected} requests")] * expected
-    if shared:
-        return [error_of(failures[0]) for _ in range(expected)]
-    for failure in failures:
-        results[failure[0]] = error_of(failure)
-    return list(results)
+        return [BadResult(f"{name} returned what cannot be read here: {type(error).__name__}: {error}")] * expected
+    found: Sequence[Any] = results
+    return found
 
 
 def _how(code: int | None) -> str:

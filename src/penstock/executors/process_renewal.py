@@ -56,6 +56,10 @@ class Renewal:
             replica.works = 0
             self._begun = False
             return
+        if replica.child is None:  # has died meanwhile, and is being started again
+            successor.kill()
+            self._begun = False
+            return
         self._successor = successor
         if replica.running is None and replica.waiting is None:
             self.swap()
@@ -74,6 +78,13 @@ class Renewal:
         if old is not None:
             old.stop()
             replica.owner.loop.call_later(_LINGER, old.kill)
+
+    def take(self) -> Child | None:
+        """The process has died: its successor, if that is ready."""
+        successor, self._successor = self._successor, None
+        if successor is not None:
+            self._begun = False
+        return successor
 
     def _retire(self) -> None:
         """Let the process go, and start another when it has; nothing runs now."""

@@ -120,7 +120,7 @@ class Replica:
         self.works += 1
         self.running = None
         count, name = len(unit.part), self.owner.body.name
-        if frame.kind == OUTGROWN and count > 1 and self.owner.again:
+        if frame.kind == OUTGROWN and count > 1 and self.owner.again and not unit.left:
             log.warning(
                 "%s ran out of memory with a batch of %d; its halves are run, and later ones kept smaller", self.title, count
             )
@@ -155,6 +155,8 @@ class Replica:
 
     def proceed(self, work: Any, trial: Trial) -> None:
         """Run the next part of a work, now or when a process is up; or report it, if that was the last."""
+        if trial.left:
+            trial.fail(asyncio.CancelledError())
         if trial.part() is None:
             self.finish(work, trial.results, measured=False)
         elif self.child is not None:
@@ -197,6 +199,8 @@ class Replica:
             self.finish(work, trial.results, measured=False)
         elif self.running is not None and self.running.work is work and self.child is not None:
             self.running.left = True
+            if self.running.trial is not None:
+                self.running.trial.left = True
             self.child.calls.cancel()
             self.child.cancel(self.running.number)
             limit = self.owner.options.kill_after
@@ -268,7 +272,7 @@ class Replica:
     async def restart(self) -> None:
         """Another process, or the end of this replica."""
         try:
-            self.up(await self.life.relaunch(self))
+            self.up(self.renewal.take() or await self.life.relaunch(self))
         except GivenUp as error:
             log.error("%s; it is given up", error)
             waiting, self.waiting = self.waiting, None

@@ -18,6 +18,7 @@ class Trial:
     def __init__(self, count: int) -> None:
         self.results: list[Any] = [None] * count
         self.deaths = 0
+        self.left = False  # nobody waits for it any more
         self.most = (count - 1).bit_length() + 2  # the first one is not the trial's
         self._parts = [range(count)]
 

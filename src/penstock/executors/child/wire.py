@@ -44,13 +44,20 @@ class Socket(Protocol):
 
 
 class Encoded:
-    """A frame that is ready to be written, and the regions of the arena that it occupies."""
+    """A frame that is ready to be written, the regions of the arena that it occupies, and those that it hands back."""
 
-    __slots__ = ("pieces", "regions")
+    __slots__ = ("pieces", "regions", "released")
 
-    def __init__(self, pieces: list[Any], regions: list[int]) -> None:
+    def __init__(self, pieces: list[Any], regions: list[int], released: list[int]) -> None:
         self.pieces = pieces
         self.regions = regions
+        self.released = released
+
+    def undo(self, outbox: Outbox, inbox: Inbox) -> None:
+        """It will not be sent."""
+        for offset in self.regions:
+            outbox.free(offset)
+        inbox.released.extend(self.released)
 
 
 class _Raw:
@@ -102,7 +109,7 @@ def encode(kind: int, number: int, message: Any, outbox: Outbox | None = None, i
     released = inbox.released if inbox is not None else ()
     if not buffers and not released:
         head = _HEAD.pack(MAGIC, VERSION, kind, number, 0, 0, len(payload))
-        return Encoded([head + payload] if len(payload) < BIG else [head, payload], [])
+        return Encoded([head + payload] if len(payload) < BIG else [head, payload], [], [])
     places, regions, inline = [], [], []
     for raw in buffers:
         at = None if outbox is None else outbox.put(raw)
@@ -111,10 +118,10 @@ def encode(kind: int, number: int, message: Any, outbox: Outbox | None = None, i
         else:
             regions.append(at)
         places.append(_PLACE.pack(raw.nbytes, -1 if at is None else at))
-    back = [_OFFSET.pack(released.popleft()) for _ in range(min(len(released), 0xFFFF))] if released else []
+    back = [released.popleft() for _ in range(min(len(released), 0xFFFF))] if released else []
     head = _HEAD.pack(MAGIC, VERSION, kind, number, len(places), len(back), len(payload))
-    head = b"".join((head, *places, *back))
-    return Encoded([head + payload, *inline] if len(payload) < BIG else [head, payload, *inline], regions)
+    head = b"".join((head, *places, *[_OFFSET.pack(offset) for offset in back]))
+    return Encoded([head + payload, *inline] if len(payload) < BIG else [head, payload, *inline], regions, back)
 
 
 class Frame:
