@@ -178,6 +178,8 @@ def test_views_outlive_everything_else() -> None:
     with pytest.raises(PermissionError):
         os.ftruncate(fd, 0)  # else a view could kill its reader
     os.close(fd)
+    outbox.close()
+    inbox.close()
     del outbox, inbox
     gc.collect()
     found += 1.0

@@ -158,6 +158,8 @@ class Child:
         for output in self._output:
             output.drain()
         self.calls.cancel()
+        self._outbox.close()
+        self._inbox.close()
         how = _how(self._process.wait())
         if self._work.garbage or self._control.garbage:
             how = "wrote what is no message"

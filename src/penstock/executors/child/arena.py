@@ -8,6 +8,7 @@ frame. A view keeps the mapping, so it outlives the other process, and this one'
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import tempfile
@@ -63,6 +64,10 @@ class Outbox:
         self._map[start : start + raw.nbytes] = raw
         return start
 
+    def close(self) -> None:
+        """The other side has gone."""
+        self._map.close()
+
     def free(self, offset: int) -> None:
         """The receiver does not need this region any more."""
         self._returned.append(offset)
@@ -104,6 +109,11 @@ class Inbox:
         self._map = mmap.mmap(fd, 0)
         self.released: deque[int] = deque()
         self._live: dict[int, Any] = {}
+
+    def close(self) -> None:
+        """The other side has gone. Views that are left keep the mapping."""
+        with contextlib.suppress(BufferError):
+            self._map.close()
 
     def view(self, offset: int, size: int) -> memoryview:
         """The region, where it lies. Arrays made of it, and their views, keep it; so ctypes, which has weak references."""
