@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import penstock as ps
 
 REPLICAS = 2
-OPTIONS = {"max_restarts": 10_000, "kill_after": 0.2}
+OPTIONS = {"max_restarts": 10_000, "kill_after": 0.2, "startup_timeout": 15.0}  # one may be stopped while it loads
 QUEUE = ps.Queue(patience=False)  # nobody is turned away for what others did
 TIMEOUT = 0.6
 

@@ -58,7 +58,9 @@ class Storm:
                         break
                     except LOST:
                         assert attempt < bodies.REPLICAS
-            assert not runtime.busy()
+            async with asyncio.timeout(30):  # of callers who left, work may still be stopping
+                while runtime.busy():
+                    await asyncio.sleep(0.01)
             snapshot = runtime.snapshot()
             assert all(station.in_flight == 0 and station.queued == 0 for station in snapshot.values())
             for station in runtime.scheduler.stations.values():
