@@ -22,6 +22,7 @@ from penstock.core.policy.batch import Batch
 from penstock.core.policy.limit import Limit
 from penstock.core.policy.order import Order
 from penstock.core.policy.retry import Retry
+from penstock.core.policy.slots import Slots
 from penstock.core.pool import Pool
 from penstock.declare import caller_signature, describe, validate
 from penstock.errors import ConfigError
@@ -89,6 +90,7 @@ class ServiceOptions:
     """What `ps.service(...)` was given; None means the default for the kind of body."""
 
     batch: Batch | None = None
+    slots: Slots | None = None
     admit: tuple[Admit, ...] = ()
     order: Order | None = None
     limit: tuple[Limit, ...] | None = None
@@ -161,7 +163,7 @@ def service(  # type: ignore[misc]
     /,
     *args: Any,
     name: str | None = None,
-    batch: Batch | None = None,
+    batch: Batch | Slots | None = None,
     admit: Admit | tuple[Admit, ...] = (),
     order: Order | None = None,
     limit: Limit | tuple[Limit, ...] | None = None,
@@ -179,13 +181,15 @@ def service(  # type: ignore[misc]
 
     `async def` runs on the loop, `def` in a thread, generators stream; an instance of a class is a replica. With
     `batch=` the body gets one list per parameter and returns a list, in which an exception fails that item alone;
-    callers pass single items. `within` bounds every call (seconds), `start_timeout` the wait in the queue,
-    `progress_timeout` the time without an answer or a next item, never the length of a stream. `safe=True` declares
-    that a call may be run twice (retries, HTTP GET). `needs` takes amounts of shared pools while a call runs. `size`
-    gives the bytes that a queued call's input holds. Raises ConfigError for what contradicts itself.
+    callers pass single items; with `batch=Slots(...)` requests join and leave a class that advances in steps. `within`
+    bounds every call (seconds), `start_timeout` the wait in the queue, `progress_timeout` the time without an answer
+    or a next item, never the length of a stream. `safe=True` declares that a call may be run twice (retries, HTTP
+    GET). `needs` takes amounts of shared pools while a call runs. `size` gives the bytes that a queued call's input
+    holds. Raises ConfigError for what contradicts itself.
     """
     options = ServiceOptions(
-        batch=batch,
+        batch=batch if isinstance(batch, Batch) else None,
+        slots=batch if isinstance(batch, Slots) else None,
         admit=admit if isinstance(admit, tuple) else (admit,),
         order=order,
         limit=limit if limit is None or isinstance(limit, tuple) else (limit,),
@@ -209,7 +213,7 @@ def service(  # type: ignore[misc]
 def _make(target: Any, /, *args: Any, name: str | None, options: ServiceOptions) -> Service[..., Any]:
     if isinstance(target, Service):
         raise ConfigError(f"{target.name} is a service already")
-    body = describe(target, args, name, batched=options.batch is not None)
+    body = describe(target, args, name, options.batch is not None, options.slots)
     validate(body, options)
     return Service(body, options)
 

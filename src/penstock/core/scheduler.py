@@ -286,6 +286,8 @@ class Scheduler:
             request.state = ABANDONED
         request.outcome = outcome
         request.ended = now
+        if request.owed:
+            station.settle(request)
         station.counts[outcome] = station.counts.get(outcome, 0) + 1
         if request.first is None and station.patience is not None and request.root:
             station.patience.exit(request.tenant, now - request.submitted, outcome == "cancelled", now)

@@ -56,6 +56,9 @@ class StationOptions:
                 raise ConfigError(f"{self.name}: needs {amount:g} of pool {pool.name!r}, which has {pool.capacity:g}")
 
 
+_OWED = 16.0  # charged at once, in the unit of costs
+
+
 class Replica:
     """One slot of a station. `freed` is when it last became idle."""
 
@@ -228,6 +231,16 @@ class Station:
             self.queued_cost, self.earliest = 0.0, math.inf
         if request.latest is not None and self.latest.get(request.latest) is request:
             del self.latest[request.latest]
+
+    def charge(self, request: Request, cost: float) -> None:
+        """Work was done for this request since it started: its tenant's fair share pays, a little at a time."""
+        request.owed += cost
+        if request.owed >= _OWED:
+            self.settle(request)
+
+    def settle(self, request: Request) -> None:
+        self.queue.charge(request, request.owed)
+        request.owed = 0.0
 
     def set_apart(self, requests: list[Request], sign: int) -> None:
         """Keep (or, with -1, give up) these requests' places within the queue's bounds while they are elsewhere."""

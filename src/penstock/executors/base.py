@@ -108,6 +108,7 @@ class Body:
     is_async: bool = False
     batched: bool = False
     streams: bool = False
+    steps: bool = False  # add, step and drop instead of a call: continuous batching
 
     def load(self) -> Callable[..., Any]:
         """The callable of one replica; constructs it when the target is a class."""
@@ -135,6 +136,10 @@ class Host(Protocol):
 
         A stream ends with `[None]`. What a cancel stopped early ends with `asyncio.CancelledError` instances.
         """
+        ...
+
+    def emitted(self, pairs: Sequence[tuple[Any, Any]]) -> None:
+        """One step of a model with slots produced these items, in order, each with its work."""
         ...
 
     def produced(self, work: Any, items: Sequence[Any]) -> None:
