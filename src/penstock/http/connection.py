@@ -20,7 +20,7 @@ from penstock.http.message import Answer, Disconnected, Request, Response
 from penstock.http.problems import Fault, problem_response
 from penstock.http.reader import HEAD, IDLE, Reader
 from penstock.http.wire import CONTINUE, STATUS_LINES
-from penstock.http.writer import UNSTARTED, Writer
+from penstock.http.writer import ENDED, UNSTARTED, Writer
 
 if TYPE_CHECKING:
     from penstock.http.server import Server
@@ -152,6 +152,8 @@ class Connection(Writer):
             log.exception("the handler failed on %s %s", request.method, request.path)
             if self._stage == UNSTARTED:
                 self._whole(request, problem_response(error))
+            elif self._stage == ENDED and not self._left:
+                self._finish(request)  # what came after the answer failed, as where Starlette raises again
             else:
                 self._abort()  # a body that breaks off is the only way left to say it
         finally:

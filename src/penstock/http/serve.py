@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
-from penstock.http.bridge import mounted
+from penstock.http.bridge import Mounted
 from penstock.http.handler import Handler
 from penstock.http.lifespan import Lifespans
 from penstock.http.limits import Limits
@@ -32,17 +32,21 @@ async def serving(
     runtime = Runtime(app, grace=grace)
     async with runtime:
         handler = Handler(app, runtime)
-        limits = replace(limits or Limits(), body=app.max_body)
-        lifespans = Lifespans(app.mounts.values())
-        await lifespans.start()
-        server = Server(mounted(app, handler) if app.mounts else handler, limits=limits)
-        await server.start(host, port, unix_path=unix_path)
+        lifespans = Lifespans(app.mounts)
+        mounted = Mounted(app, handler, lifespans)
+        server = Server(mounted if app.mounts else handler, limits=replace(limits or Limits(), body=app.max_body))
         try:
-            yield server
+            await lifespans.start()
+            await server.start(host, port, unix_path=unix_path)
+            try:
+                yield server
+            finally:
+                end = runtime.clock() + grace
+                stopping = asyncio.ensure_future(server.stop(grace))
+                await runtime.drain(grace)
+                await stopping
+                await mounted.stop(max(0.0, end - runtime.clock()))
         finally:
-            stopping = asyncio.ensure_future(server.stop(grace))
-            await runtime.drain(grace)
-            await stopping
             await lifespans.stop()
             handler.stop()
 
