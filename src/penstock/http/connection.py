@@ -179,13 +179,18 @@ class Connection(Writer):
         if not transport.is_reading():
             transport.resume_reading()
 
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being received or answered here."""
+        return self._request is None and self._reader.phase == IDLE and not self._paused
+
     def stop(self, now: bool = False) -> None:
         """The server stops: leave at once if nothing is under way here, or in any case if `now`."""
         if now:
             if self._task is not None:
                 self._task.cancel()
             self._abort()
-        elif self._request is None and self._reader.phase == IDLE and not self._paused:
+        elif self.idle:
             self._close()
 
     def swept(self, tick: int) -> None:

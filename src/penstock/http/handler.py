@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Coroutine
+from difflib import get_close_matches
 from typing import Any
 
 import msgspec
@@ -83,11 +84,16 @@ class Handler:
         if operation is None:
             if request.path.startswith("/readyz/"):
                 return self._ready_one(request.path[8:])
-            known = ", ".join(sorted(self.endpoints)) or "none"
-            return problem_response(NotFound(f"nothing is at {request.path[:200]}; the services are {known}"))
+            return problem_response(NotFound(self._unknown(request.path[:200])))
         if request.method not in ("GET", "HEAD"):
             return problem_response(Fault(405, f"{request.path} answers GET", head=b"allow: GET, HEAD\r\n"))
         return operation(request)
+
+    def _unknown(self, path: str) -> str:
+        near = get_close_matches(path, self.endpoints, 1)
+        if near:
+            return f"nothing is at {path}; did you mean {near[0]}?"
+        return f"nothing is at {path}; the services are {', '.join(sorted(self.endpoints)) or 'none'}"
 
     def _health(self, request: Request) -> Response:
         """That this is answered shows that the loop turns; red only if the scheduler has stopped being driven."""
