@@ -18,7 +18,7 @@ from penstock.http.departure import Departures
 from penstock.http.handler import Handler
 from penstock.http.lifespan import Lifespans
 from penstock.http.message import Request, Response
-from penstock.http.problems import Fault, problem_response
+from penstock.http.problems import Fault
 from penstock.runtime import App, Runtime
 from penstock.runtime.app import ASGIApp, Receive, Scope, Send
 from penstock.service import runtime_of_loop
@@ -70,7 +70,7 @@ class _Side:
         if body is None:
             return
         if isinstance(body, Fault):
-            answer = problem_response(body)
+            answer = handler.refuse(body, _headers(scope))
         else:
             answer = handler(Request(method, path, scope.get("query_string", b""), _headers(scope), body))
             if isinstance(answer, CoroutineType):

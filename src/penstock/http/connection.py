@@ -17,7 +17,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from penstock.http.message import Answer, Disconnected, Request, Response
-from penstock.http.problems import Fault, problem_response
+from penstock.http.problems import Fault
 from penstock.http.reader import HEAD, IDLE, Reader
 from penstock.http.wire import CONTINUE, STATUS_LINES
 from penstock.http.writer import ENDED, UNSTARTED, Writer
@@ -126,7 +126,7 @@ class Connection(Writer):
             answer = self._server.handler(request)
         except Exception as error:
             log.exception("the handler failed on %s %s", request.method, request.path)
-            answer = problem_response(error)
+            answer = self._server.refuse(error, request.headers)
         if type(answer) is Response:
             self._whole(request, answer)
         else:
@@ -151,7 +151,7 @@ class Connection(Writer):
         except Exception as error:
             log.exception("the handler failed on %s %s", request.method, request.path)
             if self._stage == UNSTARTED:
-                self._whole(request, problem_response(error))
+                self._whole(request, self._server.refuse(error, request.headers))
             elif self._stage == ENDED and not self._left:
                 self._finish(request)  # what came after the answer failed, as where Starlette raises again
             else:
@@ -167,7 +167,7 @@ class Connection(Writer):
         transport = self._transport
         if transport is None or self._ending:
             return
-        answer = problem_response(fault)
+        answer = self._server.refuse(fault, self._reader.headers)
         line = b"%bconnection: close\r\ncontent-length: %d\r\n\r\n" % (self._server.date, len(answer.body))
         self._send(b"%b%b%b%b" % (STATUS_LINES[answer.status], answer.head, line, answer.body))
         self._ending = self._server.limits.linger

@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 
-from penstock.errors import NotFound
+from penstock.errors import NotFound, PenstockError
 from penstock.http.access import access_log
 from penstock.http.endpoint import Endpoint
+from penstock.http.headers import request_id
 from penstock.http.message import Answer, Request, Response
 from penstock.http.metrics import Metrics
 from penstock.http.openapi import describe
@@ -72,10 +73,16 @@ class Handler:
         """No more heartbeats."""
         self.heartbeats.stop()
 
-    def note(self, identity: str, service: str, error: Exception) -> None:
-        """A request that never became a call still has its line in the log."""
-        now, kind = self.runtime.clock(), type(error).__name__
-        self.runtime.log.append((identity, service, "", "invalid", kind, now, 0.0, 0.0, 0.0, 0.0, 0, "", -1, 0, True))
+    def refuse(self, error: Exception, headers: dict[bytes, bytes], service: str = "", head: bytes = b"") -> Response:
+        """The answer to a request that never becomes a call, with an id and a line in the log nevertheless."""
+        identity = request_id(headers) or self.runtime.next_id()
+        self._note(identity, service, error)
+        return problem_response(error, identity, head=b"x-request-id: %b\r\n%b" % (identity.encode("ascii"), head))
+
+    def _note(self, identity: str, service: str, error: Exception) -> None:
+        now, kind = self.runtime.clock(), f"HTTP{error.code}" if isinstance(error, Fault) else type(error).__name__
+        outcome = "invalid" if isinstance(error, PenstockError) else "failed"
+        self.runtime.log.append((identity, service, "", outcome, kind, now, 0.0, 0.0, 0.0, 0.0, 0, "", -1, 0, True))
 
     # Operations
 
@@ -83,10 +90,11 @@ class Handler:
         operation = self.operations.get(request.path)
         if operation is None:
             if request.path.startswith("/readyz/"):
-                return self._ready_one(request.path[8:])
-            return problem_response(NotFound(self._unknown(request.path[:200])))
+                return self._ready_one(request)
+            return self.refuse(NotFound(self._unknown(request.path[:200])), request.headers)
         if request.method not in ("GET", "HEAD"):
-            return problem_response(Fault(405, f"{request.path} answers GET", head=b"allow: GET, HEAD\r\n"))
+            fault = Fault(405, f"{request.path} answers GET", head=b"allow: GET, HEAD\r\n")
+            return self.refuse(fault, request.headers)
         return operation(request)
 
     def _unknown(self, path: str) -> str:
@@ -107,9 +115,10 @@ class Handler:
         ready = all(states.values()) and not self.runtime.closing
         return Response(200 if ready else 503, _JSON, msgspec.json.encode({"ready": ready, "services": states}))
 
-    def _ready_one(self, name: str) -> Response:
+    def _ready_one(self, request: Request) -> Response:
+        name = request.path[8:]
         if name not in self.app.services:
-            return problem_response(NotFound(f"no service is named {name[:200]!r}"))
+            return self.refuse(NotFound(f"no service is named {name[:200]!r}"), request.headers)
         ready = self.runtime.ready(name)
         return Response(200 if ready else 503, _JSON, msgspec.json.encode({"ready": ready}))
 

@@ -37,6 +37,7 @@ _ANSWERED = {
     "X-Request-Id": {"schema": {"type": "string"}, "description": "The call's id, as in the log."},
     "Server-Timing": {"schema": {"type": "string"}, "description": "queue, batch, run and stream, in milliseconds."},
 }
+_LINES = "One item a line; an empty line is a sign of life, after 15 seconds without an item."
 _RETRY_AFTER = {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds after which it may fit."}
 _FAULTS = {
     "400": "The request cannot be understood",
@@ -47,6 +48,7 @@ _FAULTS = {
     "413": "Too large",
     "414": "The request target is too long",
     "415": "Unsupported media type",
+    "417": "An expectation that cannot be met",
     "422": "A parameter is wrong, missing or unknown",
     "429": "The queue or the rate is full",
     "431": "The header fields are too large",
@@ -54,6 +56,7 @@ _FAULTS = {
     "501": "A transfer coding or protocol that is not spoken",
     "503": "Overloaded or shutting down",
     "504": "The deadline passed",
+    "505": "Not HTTP/1.0 or HTTP/1.1",
 }
 
 
@@ -125,7 +128,7 @@ def _answer(endpoint: Endpoint, schema: Any) -> dict[str, Any]:
     if not endpoint.service.streams:
         content["application/msgpack"] = {"schema": schema}
     content["text/event-stream"] = {"schema": _event(schema)}
-    content["application/x-ndjson"] = {"schema": {"type": "array", "items": _line(schema)}}
+    content["application/x-ndjson"] = {"schema": {"type": "array", "description": _LINES, "items": _line(schema)}}
     return {"description": "The answer", "headers": _ANSWERED, "content": content}
 
 

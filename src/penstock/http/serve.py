@@ -39,7 +39,8 @@ async def serving(
             handler = Handler(app, runtime)
             lifespans = Lifespans(app.mounts)
             mounted = Mounted(app, handler, lifespans)
-            server = Server(mounted if app.mounts else handler, limits=replace(limits or Limits(), body=app.max_body))
+            limits = replace(limits or Limits(), body=app.max_body)
+            server = Server(mounted if app.mounts else handler, refuse=handler.refuse, limits=limits)
             try:
                 await lifespans.start()
                 await server.start(unix_path=unix_path, bound=sockets)

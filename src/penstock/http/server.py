@@ -8,12 +8,12 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from penstock.http.connection import Connection
 from penstock.http.limits import Limits
-from penstock.http.message import Handler
-from penstock.http.problems import Fault
+from penstock.http.message import Handler, Response
+from penstock.http.problems import Fault, problem_response
 from penstock.http.reader import Bodies
 from penstock.http.sweep import Sweep
 from penstock.http.wire import date_line
@@ -21,6 +21,10 @@ from penstock.http.writer import Writer
 
 # Connections above the limit are told so, but no more of them at a time than this; the rest are dropped.
 REFUSALS = 256
+
+
+def _refused(error: Exception, headers: dict[bytes, bytes]) -> Response:
+    return problem_response(error)
 
 
 class CannotListen(OSError):
@@ -31,10 +35,21 @@ class CannotListen(OSError):
 
 
 class Server:
-    """Serves `handler` until `stop`. One per event loop; the limits hold over all its sockets together."""
+    """Serves `handler` until `stop`. One per event loop; the limits hold over all its sockets together.
 
-    def __init__(self, handler: Handler, *, limits: Limits | None = None, backlog: int = 4096) -> None:
+    `refuse(error, headers)` gives the answer to what never reaches the handler, or fails in it.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        refuse: Callable[[Exception, dict[bytes, bytes]], Response] = _refused,
+        limits: Limits | None = None,
+        backlog: int = 4096,
+    ) -> None:
         self.handler = handler
+        self.refuse = refuse
         self.limits = limits or Limits()
         self.bodies = Bodies(self.limits.bodies)
         self.sweep = Sweep(self.limits.period)
