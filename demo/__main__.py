@@ -167,12 +167,12 @@ async def main() -> None:
             print("\nstopped")
             return
         working.result()
+        if os.environ.get("ONCE"):
+            return
         print(f'\nask it yourself:\n  curl {url}/similarity --json \'{{"a": "a cat sat", "b": "a kitten rests"}}\'')
-        print(f"  {url}/metrics  /openapi.json  /healthz")
-        if not os.environ.get("ONCE"):
-            print("Ctrl-C stops it", flush=True)
-            await stop.wait()
-            print()
+        print(f"  {url}/metrics  /openapi.json  /healthz\nCtrl-C stops it", flush=True)
+        await stop.wait()
+        print()
 
 
 if __name__ == "__main__":
