@@ -246,6 +246,12 @@ def unregister(runtime: RuntimeLike) -> None:
             del _runtimes[thread]
 
 
+def runtime_of_loop() -> RuntimeLike | None:
+    """The runtime of the loop that runs here, if it has one."""
+    here = _runtimes.get(get_ident())
+    return here if here is not None and here.loop is asyncio.get_running_loop() else None
+
+
 def runtime_here(name: str) -> RuntimeLike:
     """The runtime of this loop; of the service that calls; or the one that is active in this process."""
     here = _runtimes.get(get_ident())

@@ -118,6 +118,8 @@ def test_called_from_other_frameworks(needed: str, command: tuple[str, ...]) -> 
     pytest.importorskip(needed)
     with running(*command) as port:
         assert "49" in ask(f"http://127.0.0.1:{port}/square/7")
+        if needed == "fastapi":
+            assert ask(f"http://127.0.0.1:{port}/models/square", {"x": 7}) == "49"
 
 
 def test_the_streams_page_in_a_browser() -> None:

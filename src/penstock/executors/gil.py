@@ -55,7 +55,10 @@ class Meter:
         """Busy seconds so far, CPU seconds so far, probes, and probes that waited."""
         since = self.since
         busy = self.busy + (now - since if since else 0.0)
-        cpu = time.clock_gettime(self.clock) if self.clock is not None else 0.0
+        try:
+            cpu = time.clock_gettime(self.clock) if self.clock is not None else 0.0
+        except OSError:
+            cpu = 0.0  # the thread has ended
         return busy, cpu, self.probes, self.waits
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 BLOCKED = 0.05  # seconds
 _BEAT = 0.025
 _IDLE_BEAT = 0.5
+# Where the loop's thread is when it runs nothing: asyncio waits in its selector, uvloop below the runner.
+_IDLE = ("/selectors.py", "/asyncio/runners.py", "/asyncio/base_events.py")
 
 logger = logging.getLogger("penstock")
 
@@ -68,11 +70,12 @@ class Watch:
                 self._advise()
                 continue
             frame = sys._current_frames().get(self._loop_thread)
+            idle = frame is None or frame.f_code.co_filename.endswith(_IDLE)
             place = self._place(frame)
             del frame
             while not self._beat.wait(1.0) and not self._stop.is_set():
                 pass
-            self._report(place, time.monotonic() - sent)
+            self._report(None if idle else place, time.monotonic() - sent)
 
     def _place(self, frame: FrameType | None) -> tuple[str, str, int]:
         """The innermost frame of user code, and the service whose body is on the stack."""
@@ -89,9 +92,11 @@ class Watch:
             frame = frame.f_back
         return service, *where
 
-    def _report(self, place: tuple[str, str, int], seconds: float) -> None:
+    def _report(self, place: tuple[str, str, int] | None, seconds: float) -> None:
         self.blocks += 1
         self.blocked_seconds += seconds
+        if place is None:
+            return  # it ran nothing: the machine is busy, and no code of the user's is to blame
         service, file, line = place
         if (file, line) in self.places or len(self.places) > 1000:
             return
