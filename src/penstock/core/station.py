@@ -103,7 +103,7 @@ class Station:
         self.patience = PatienceBook() if options.queue.patience else None
         self.max_wait = options.start_timeout if options.queue.max_wait is None else options.queue.max_wait
         self.rated = any(isinstance(state, RateState) for state in self.limits)
-        self.turned_away: tuple[str, float] | None = None  # who was refused for want of patience, and until when it lasts
+        self.turned_away: tuple[str, float] | None = None  # who was refused for want of patience, and when its turn was
         self.full_items = float(self.batch.max_size if self.batch else 1)
         self.full_cost = 0.0
         self.retry = RetryBudget(options.retry) if options.retry and options.safe else None
@@ -201,14 +201,14 @@ class Station:
         return self.patience.seconds(tenant, now, lambda: self._ages(tenant, now))
 
     def regret(self, now: float) -> None:
-        """Nothing is left to do. If one who was refused for want of patience could still be waiting, it is learned anew:
+        """Nothing is left to do. If this is when one who was refused for want of patience would have been served, it
 
-        that refusal served nobody, and learning costs nothing while there is time to spare.
+        is learned anew: that refusal served nobody, and learning costs nothing while there is time to spare.
         """
         if self.turned_away is not None and self.patience is not None:
-            tenant, until = self.turned_away
+            tenant, turn = self.turned_away
             self.turned_away = None
-            if now < until:
+            if now < turn:
                 self.patience.forget(tenant)
 
     def _ages(self, tenant: str, now: float) -> Iterable[float]:
