@@ -165,7 +165,7 @@ class Scheduler:
             request.first = now
             station = request.station
             if station is not None and station.patience is not None and request.root:
-                station.patience.exit(request.tenant, now - request.submitted, False, now)
+                station.patience.exit(request.tenant, now - request.submitted, False)
 
     def taken(self, work: Work, now: float) -> Sequence[Command]:
         """A worker took its staged batch: the lease is taken now."""
@@ -245,6 +245,8 @@ class Scheduler:
             wake(self, station, now)
         elif station.waiting:
             dispatch(self, station, now)
+        elif station.turned_away is not None and not station.staged:
+            station.regret(now)
         return self._flush() if self.out else _NOTHING
 
     def _retries(self, station: Station, request: Request, error: BaseException, now: float) -> bool:
@@ -290,7 +292,7 @@ class Scheduler:
             station.settle(request)
         station.counts[outcome] = station.counts.get(outcome, 0) + 1
         if request.first is None and station.patience is not None and request.root:
-            station.patience.exit(request.tenant, now - request.submitted, outcome == "cancelled", now)
+            station.patience.exit(request.tenant, now - request.submitted, outcome == "cancelled")
         if error is not None:
             self.out.append(End(request, error))
 

@@ -106,6 +106,7 @@ class Station:
         self.patience = PatienceBook() if options.queue.patience else None
         self.max_wait = options.start_timeout if options.queue.max_wait is None else options.queue.max_wait
         self.rated = any(isinstance(state, RateState) for state in self.limits)
+        self.turned_away: tuple[str, float] | None = None  # who was refused for want of patience, and when its turn was
         self.full_items = float(self.batch.max_size if self.batch else 1)
         self.full_cost = 0.0
         self.retry = RetryBudget(options.retry) if options.retry and options.safe else None
@@ -162,7 +163,7 @@ class Station:
         """How many requests one round of starts serves: a full batch, or one for each replica."""
         if self.batch is not None:
             return max(1, int(self.full_items))
-        return max(1, len(self.replicas))
+        return max(1, len(self.replicas) or self.in_flight)
 
     def round_seconds(self) -> float:
         """Predicted seconds of one full start."""
@@ -201,6 +202,17 @@ class Station:
         if self.patience is None:
             return math.inf
         return self.patience.seconds(tenant, now, lambda: self._ages(tenant, now))
+
+    def regret(self, now: float) -> None:
+        """Nothing is left to do. If this is when one who was refused for want of patience would have been served, it
+
+        is learned anew: that refusal served nobody, and learning costs nothing while there is time to spare.
+        """
+        if self.turned_away is not None and self.patience is not None:
+            tenant, turn = self.turned_away
+            self.turned_away = None
+            if now < turn:
+                self.patience.forget(tenant)
 
     def _ages(self, tenant: str, now: float) -> Iterable[float]:
         step = 1 + len(self.waiting) // 512
