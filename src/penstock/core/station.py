@@ -138,6 +138,12 @@ class Station:
                     at = ready
         return at
 
+    def passes(self, request: Request) -> bool:
+        """Whether nobody is before this request, and its place is free: it need not queue if limits and pools allow."""
+        if self.direct:
+            return not self.waiting or not request.root
+        return bool(self.free) and not self.waiting and self.batch is None
+
     def gathers(self, request: Request, now: float) -> bool:
         """Whether one more queued request changes nothing yet: a batch gathers, or all replicas are provided for."""
         batch, queued = self.batch, len(self.waiting)

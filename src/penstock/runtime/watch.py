@@ -38,6 +38,7 @@ class Watch:
         self.blocked_seconds = 0.0
         self.places: set[tuple[str, int]] = set()
         self._codes: dict[CodeType, str] = {}
+        self._sources: dict[str, str] = {}
         self._stop = threading.Event()
         self._beat = threading.Event()
         self._loop_thread = 0
@@ -48,6 +49,7 @@ class Watch:
         code = getattr(call_of(service.body), "__code__", None)
         if code is not None:
             self._codes[code] = service.name
+            self._sources[service.name] = f" at {code.co_filename}:{code.co_firstlineno}"
 
     def start(self) -> None:
         self._loop_thread = threading.get_ident()
@@ -114,12 +116,14 @@ class Watch:
             bound = getattr(binding.executor, "gil_bound", None)
             if bound is not None and ("gil", id(binding)) not in self.places and bound():
                 self.places.add(("gil", id(binding)))
+                replicas = len(binding.station.replicas)
                 logger.warning(
-                    "the threads of service %r wait for each other: its Python code holds the GIL, so %d threads do the "
+                    "the threads of service %r%s wait for each other: its Python code holds the GIL, so %d threads do the "
                     "work of one; use on=penstock.Process(replicas=%d)",
                     binding.name,
-                    len(binding.station.replicas),
-                    len(binding.station.replicas),
+                    self._sources.get(binding.name, ""),
+                    replicas,
+                    replicas,
                 )
 
 
