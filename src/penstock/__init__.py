@@ -7,6 +7,7 @@ them. Policies are also in `penstock.policy`, errors in `penstock.errors`.
 from penstock.context import Budget, budget
 from penstock.policy import (
     AIMD,
+    END,
     Batch,
     EarliestDeadline,
     FairShare,
@@ -20,6 +21,7 @@ from penstock.policy import (
     Queue,
     Rate,
     Retry,
+    Slots,
     Thread,
 )
 from penstock.runtime import App, Runtime, join, map, within  # noqa: A004 - the field's own names
@@ -27,6 +29,7 @@ from penstock.service import Call, Service, service
 
 __all__ = [
     "AIMD",
+    "END",
     "App",
     "Batch",
     "Budget",
@@ -45,6 +48,7 @@ __all__ = [
     "Retry",
     "Runtime",
     "Service",
+    "Slots",
     "Thread",
     "budget",
     "join",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.policy.admit import Latest, Queue
+from penstock.core.policy.slots import Slots
 from penstock.errors import ConfigError
 from penstock.executors.base import Body, Inline, Process, Thread
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
 
 
-def describe(target: Any, args: tuple[Any, ...], name: str | None, batched: bool) -> Body:
+def describe(target: Any, args: tuple[Any, ...], name: str | None, batched: bool, slots: Slots | None = None) -> Body:
     """What `target` is. Raises ConfigError for what cannot be a service."""
     kwargs: dict[str, Any] = {}
     if isinstance(target, functools.partial) and inspect.isclass(target.func):
@@ -27,6 +28,8 @@ def describe(target: Any, args: tuple[Any, ...], name: str | None, batched: bool
     is_class = inspect.isclass(target)
     if not callable(target):
         raise ConfigError(f"a service is made of a function or a class, not of {target!r}")
+    if slots is not None:
+        return _stepping(target, args, kwargs, name, slots)
     if is_class and not any("__call__" in vars(base) for base in target.__mro__):
         raise ConfigError(f"class {target.__name__} has no __call__ method to serve requests with")
     if args and not is_class:
@@ -44,6 +47,29 @@ def describe(target: Any, args: tuple[Any, ...], name: str | None, batched: bool
         is_async=inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call),
         batched=batched,
         streams=streams,
+    )
+
+
+def _stepping(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None, slots: Slots) -> Body:
+    """A class with add, step and drop."""
+    missing = [method for method in ("add", "step", "drop") if not callable(getattr(target, method, None))]
+    if not inspect.isclass(target) or missing:
+        lacks = f"lacks {', '.join(missing)}" if inspect.isclass(target) else "is no class"
+        raise ConfigError(
+            f"{_title(target)} {lacks}: with Slots a service is a class with add(slot, ...), step(slots) and drop(slot)"
+        )
+    step = step_of(target)
+    if inspect.isgeneratorfunction(step) or inspect.isasyncgenfunction(step):
+        raise ConfigError(f"{_title(target)}.step is a generator; return a list of (slot, item) pairs")
+    return Body(
+        name=_service_name(target, name),
+        target=target,
+        args=args,
+        kwargs=kwargs,
+        is_class=True,
+        is_async=inspect.iscoroutinefunction(step),
+        streams=slots.stream,
+        steps=True,
     )
 
 
@@ -66,10 +92,20 @@ def vars_call(cls: Any) -> Any:
     return cls.__call__
 
 
+def add_of(cls: Any) -> Any:
+    """The `add` of a class with slots."""
+    return cls.add
+
+
+def step_of(cls: Any) -> Any:
+    """The `step` of a class with slots."""
+    return cls.step
+
+
 def call_of(body: Body) -> Callable[..., Any]:
     """The function that serves one request (or one batch), for its signature."""
     if body.is_class:
-        call: Callable[..., Any] = vars_call(body.target)
+        call: Callable[..., Any] = add_of(body.target) if body.steps else vars_call(body.target)
         return call
     return body.target
 
@@ -79,10 +115,12 @@ def caller_signature(body: Body) -> inspect.Signature:
     call = call_of(body)
     signature = inspect.signature(call)
     hints = _hints(call if inspect.isroutine(call) or body.is_class else type(call).__call__)
-    parameters = list(signature.parameters.values())[1 if body.is_class else 0 :]
+    parameters = list(signature.parameters.values())[body.is_class + body.steps :]
     seen = [p.replace(annotation=hints.get(p.name, p.annotation)) for p in parameters]
     returns = hints.get("return", signature.return_annotation)
-    if body.batched:
+    if body.steps:
+        returns = _pair_item(_hints(step_of(body.target)).get("return"))
+    elif body.batched:
         seen = [_item(parameter) for parameter in seen]
         returns = _without_exceptions(_element(returns))
     elif body.streams:
@@ -100,6 +138,12 @@ def _hints(call: Any) -> dict[str, Any]:
 def _element(annotation: Any) -> Any:
     arguments = typing.get_args(annotation)
     return arguments[0] if arguments else inspect.Parameter.empty
+
+
+def _pair_item(annotation: Any) -> Any:
+    """What a step's pairs hold: `list[tuple[int, str]]` is `str` to callers."""
+    pair = typing.get_args(_element(annotation))
+    return pair[1] if len(pair) == 2 else inspect.Parameter.empty
 
 
 def _item(parameter: inspect.Parameter) -> inspect.Parameter:
@@ -128,6 +172,8 @@ def validate(body: Body, options: ServiceOptions) -> None:
         raise ConfigError(f"{name} is async and runs on the loop: use on=ps.Inline(), or on=ps.Process()")
     if isinstance(on, Inline) and not body.is_async:
         raise ConfigError(f"{name} is not async and would block the loop: use on=ps.Thread() or on=ps.Process()")
+    if body.steps and isinstance(on, Process):
+        raise ConfigError(f"{name}: Slots run in threads, or on the loop if step() is async")
     if isinstance(on, Inline) and on.replicas > 1 and not body.batched and not body.is_class:
         raise ConfigError(f"{name}: an async function has no replicas; bound it with limit=ps.Fixed({on.replicas})")
     if isinstance(on, Process):

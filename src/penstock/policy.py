@@ -5,11 +5,14 @@ from penstock.core.policy.batch import Batch
 from penstock.core.policy.limit import AIMD, Fixed, Rate
 from penstock.core.policy.order import EarliestDeadline, FairShare, Fifo, Priority
 from penstock.core.policy.retry import Retry
+from penstock.core.policy.slots import Slots
 from penstock.core.pool import Pool
 from penstock.executors.base import Inline, Process, Thread
+from penstock.executors.stepper import END
 
 __all__ = [
     "AIMD",
+    "END",
     "Batch",
     "EarliestDeadline",
     "FairShare",
@@ -23,5 +26,6 @@ __all__ = [
     "Queue",
     "Rate",
     "Retry",
+    "Slots",
     "Thread",
 ]

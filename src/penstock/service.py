@@ -22,6 +22,7 @@ from penstock.core.policy.batch import Batch
 from penstock.core.policy.limit import Limit
 from penstock.core.policy.order import Order
 from penstock.core.policy.retry import Retry
+from penstock.core.policy.slots import Slots
 from penstock.core.pool import Pool
 from penstock.declare import caller_signature, describe, validate
 from penstock.errors import ConfigError
@@ -89,6 +90,7 @@ class ServiceOptions:
     """What `ps.service(...)` was given; None means the default for the kind of body."""
 
     batch: Batch | None = None
+    slots: Slots | None = None
     admit: tuple[Admit, ...] = ()
     order: Order | None = None
     limit: tuple[Limit, ...] | None = None
@@ -161,7 +163,7 @@ def service(  # type: ignore[misc]
     /,
     *args: Any,
     name: str | None = None,
-    batch: Batch | None = None,
+    batch: Batch | Slots | None = None,
     admit: Admit | tuple[Admit, ...] = (),
     order: Order | None = None,
     limit: Limit | tuple[Limit, ...] | None = None,
@@ -179,14 +181,15 @@ def service(  # type: ignore[misc]
 
     `async def` runs on the loop, `def` in a thread, generators stream; an instance of a class is a replica. With
     `batch=` the body gets one list per parameter and returns a list, in which an exception fails that item alone;
-    callers pass single items. `within` bounds every call (seconds), `start_timeout` the wait in the queue,
-    `progress_timeout` the time without an answer or a next item, never the length of a stream. `safe=True` declares
-    that a call may be run twice (retries, HTTP GET), `safe=False` that a batch may not, even when its process died.
-    `needs` takes amounts of shared pools while a call runs. `size` gives the bytes that a queued call's input holds.
-    Raises ConfigError for what contradicts itself.
+    callers pass single items; with `batch=Slots(...)` requests join and leave a class that advances in steps. `within`
+    bounds every call (seconds), `start_timeout` the wait in the queue, `progress_timeout` the time without an answer
+    or a next item, never the length of a stream. `safe=True` declares that a call may be run twice (retries, HTTP
+    GET), `safe=False` that a batch may not, even when its process died. `needs` takes amounts of shared pools while a
+    call runs. `size` gives the bytes that a queued call's input holds. Raises ConfigError for what contradicts itself.
     """
     options = ServiceOptions(
-        batch=batch,
+        batch=batch if isinstance(batch, Batch) else None,
+        slots=batch if isinstance(batch, Slots) else None,
         admit=admit if isinstance(admit, tuple) else (admit,),
         order=order,
         limit=limit if limit is None or isinstance(limit, tuple) else (limit,),
@@ -210,7 +213,7 @@ def service(  # type: ignore[misc]
 def _make(target: Any, /, *args: Any, name: str | None, options: ServiceOptions) -> Service[..., Any]:
     if isinstance(target, Service):
         raise ConfigError(f"{target.name} is a service already")
-    body = describe(target, args, name, batched=options.batch is not None)
+    body = describe(target, args, name, options.batch is not None, options.slots)
     validate(body, options)
     return Service(body, options)
 
@@ -241,6 +244,12 @@ def unregister(runtime: RuntimeLike) -> None:
     for thread, active in list(_runtimes.items()):
         if active is runtime:
             del _runtimes[thread]
+
+
+def runtime_of_loop() -> RuntimeLike | None:
+    """The runtime of the loop that runs here, if it has one."""
+    here = _runtimes.get(get_ident())
+    return here if here is not None and here.loop is asyncio.get_running_loop() else None
 
 
 def runtime_here(name: str) -> RuntimeLike:

@@ -1,9 +1,11 @@
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, make_dataclass
 from typing import Any
 
+import msgspec
 import pytest
 
 from penstock.codec import Schema, openapi_types
@@ -92,6 +94,17 @@ def test_arrays() -> None:
     assert array["type"] == "array"
     assert (whole["type"], real["type"], truth["type"]) == ("integer", "number", "boolean")
     assert {"type": "null"} in optional["anyOf"]
+
+
+def test_base64_is_more_than_a_remark() -> None:
+    pattern = re.compile(described(bytes)[0][0]["pattern"])
+    for text, good in (("", True), ("YQ==", True), ("YWI=", True), ("abcd", True), ("abc", False), ("a-_=", False)):
+        assert bool(pattern.fullmatch(text)) is good
+        if good:
+            assert msgspec.json.decode(json.dumps(text), type=bytes) is not None
+        else:
+            with pytest.raises(msgspec.ValidationError):
+                msgspec.json.decode(json.dumps(text), type=bytes)
 
 
 def test_pydantic_models_become_components() -> None:

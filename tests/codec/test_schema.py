@@ -290,6 +290,18 @@ def test_query_strings_that_do_not_fit(items: list[tuple[str, str]], message: st
         schema(query).decode_query(items)
 
 
+def test_lists_of_what_is_nested_come_whole_or_one_by_one() -> None:
+    def work(boxes: list[Point] = [], rows: list[list[int]] = [], plain: list[int] = []) -> None: ...  # noqa: B006
+
+    reader = schema(work)
+    for items in ([("boxes", '[{"x":1},{"x":2}]')], [("boxes", '{"x":1}'), ("boxes", '{"x":2}')]):
+        assert reader.decode_query(items)["boxes"] == [Point(1), Point(2)]
+    assert reader.decode_query([("rows", "[1,2]")])["rows"] == [[1, 2]]
+    assert reader.decode_query([("rows", "[[1,2],[3]]")])["rows"] == [[1, 2], [3]]
+    assert reader.decode_query([("boxes", "[]")])["boxes"] == []
+    assert [reader.json_in_query(name) for name in ("boxes", "rows", "plain")] == [True, True, False]
+
+
 def test_raw_bodies() -> None:
     def transcribe(audio: memoryview, language: str = "en") -> None: ...
     def optional(data: bytes | None = None) -> None: ...

@@ -118,6 +118,8 @@ def test_called_from_other_frameworks(needed: str, command: tuple[str, ...]) -> 
     pytest.importorskip(needed)
     with running(*command) as port:
         assert "49" in ask(f"http://127.0.0.1:{port}/square/7")
+        if needed == "fastapi":
+            assert ask(f"http://127.0.0.1:{port}/models/square", {"x": 7}) == "49"
 
 
 def test_the_streams_page_in_a_browser() -> None:
@@ -143,3 +145,24 @@ def test_the_streams_page_in_a_browser() -> None:
     page = asyncio.run(main())
     assert "<li>19</li>" in page
     assert "ended" in page
+
+
+def test_continuous_writes_the_same_sentence_alone_and_in_company() -> None:
+    module = load("continuous")
+
+    async def main() -> None:
+        async with serving(module.app) as server:
+
+            async def text(prompt: str, seed: int) -> str:
+                return "".join([letter async for letter in module.writer(prompt, 60, seed)])
+
+            alone = await text("The scheduler ", 1)
+            assert len(alone) == 60
+            together = await asyncio.gather(text("The scheduler ", 1), *(text("A call " * 500, n) for n in range(20)))
+            assert together[0] == alone
+            url = f"http://127.0.0.1:{server.port}/writer"
+            events = await asyncio.to_thread(ask, url, {"prompt": "The scheduler ", "letters": 60, "seed": 1})
+            lines = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: ") and line != "data: "]
+            assert "".join(line for line in lines if isinstance(line, str)) == alone
+
+    asyncio.run(main())

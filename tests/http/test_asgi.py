@@ -110,18 +110,27 @@ def test_streams_that_fail(go: Go) -> None:
 
 
 def test_heartbeats(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream.Heartbeats.__init__, "__defaults__", (0.05,))
-
-    @ps.service
-    async def slow() -> AsyncIterator[int]:
-        await asyncio.sleep(0.2)
-        yield 1
-        await asyncio.sleep(0.2)
+    monkeypatch.setattr(stream.Heartbeats.__init__, "__defaults__", (0.02,))
 
     async def main() -> None:
+        gates = [asyncio.Event(), asyncio.Event()]
+
+        @ps.service
+        async def slow() -> AsyncIterator[int]:
+            await gates[0].wait()
+            yield 1
+            await gates[1].wait()
+
         app = ps.App(slow, log=False)
         async with living(app):
-            body = (await Driver(app, "/slow").answer())[2]
+            driver = Driver(app, "/slow")
+            for gate in gates:
+                seen = len(driver.sent)
+                while b"".join(m.get("body", b"") for m in driver.sent[seen:]).count(b":\n\n") < 2:
+                    assert not driver.task.done()
+                    await asyncio.sleep(0.002)
+                gate.set()
+            body = (await driver.answer())[2]
             before, item, after = body.partition(b"id: 0\ndata: 1\n\n")
             assert item
             assert before.count(b":\n\n") >= 2

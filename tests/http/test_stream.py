@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from http_stand import get
-from test_handler import problem, site
+from test_handler import problem, site, split
 
 import penstock as ps
 from penstock.http import stream
@@ -113,22 +113,41 @@ def test_head(go: Go) -> None:
     go(main())
 
 
-def test_heartbeats(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream.Heartbeats.__init__, "__defaults__", (0.05,))
-
-    @ps.service(safe=True)
-    async def slow() -> AsyncIterator[int]:
-        await asyncio.sleep(0.3)
-        yield 1
-        await asyncio.sleep(0.3)
-        yield 2
+@pytest.mark.parametrize(
+    ("accept", "sign", "whole"),
+    [
+        (
+            "text/event-stream",
+            b":\n\n",
+            rb"retry: 3000\n\n(:\n\n)+id: 0\ndata: 1\n\n(:\n\n)+id: 1\ndata: 2\n\nevent: end\ndata\n\n",
+        ),
+        ("application/x-ndjson", b"\r\n\n\r\n", rb"\n+1\n\n+2\n"),
+    ],
+)
+def test_heartbeats(go: Go, monkeypatch: pytest.MonkeyPatch, accept: str, sign: bytes, whole: bytes) -> None:
+    monkeypatch.setattr(stream.Heartbeats.__init__, "__defaults__", (0.02,))
 
     async def main() -> None:
+        gates = [asyncio.Event(), asyncio.Event()]
+
+        @ps.service(safe=True)
+        async def slow() -> AsyncIterator[int]:
+            for n, gate in enumerate(gates, 1):
+                await gate.wait()
+                yield n
+
         async with site(slow) as s:
-            _, _, body = await s.ask("/slow")
-            assert re.fullmatch(
-                rb"retry: 3000\n\n(:\n\n){3,}id: 0\ndata: 1\n\n(:\n\n){3,}id: 1\ndata: 2\n\nevent: end\ndata\n\n", body
-            )
+            client = await s.client()
+            client.send(get("/slow", "Connection: close", f"Accept: {accept}"))
+            answer = b""
+            for gate in gates:
+                answer += await client.until(sign)
+                answer += await client.until(sign)
+                gate.set()
+                if gate is gates[0]:
+                    answer += await client.until(b"1\n")
+            answer += await client.all()
+            assert re.fullmatch(whole, split(answer)[2])
 
     go(main())
 

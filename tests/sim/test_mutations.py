@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import sys
 import textwrap
@@ -13,9 +14,12 @@ import pytest
 
 from penstock.core import admission, dispatch, pool, queues, scheduler, station, timeouts
 from penstock.core.policy import batch, limit, retry
+from penstock.executors import inline
+from penstock.runtime import binding, call, compose, driver, stream
+from penstock.sim.runtime_storm import RuntimeStorm
 from penstock.sim.storm import Storm
 
-SEEDS = 150
+SEEDS, RUNTIME_SEEDS = 400, 150
 
 
 def mutant(function: Callable[..., Any], old: str, new: str) -> Callable[..., Any]:
@@ -71,18 +75,69 @@ MUTATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", MUTATIONS)
-def test_a_storm_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner, function, old, new = MUTATIONS[name]
+RUNTIME_MUTATIONS = {
+    "an input that is let go too early": (binding.Binding, "record", "if r.state == ENDED:", "if True:"),
+    "work that is revoked before its callers are told": (
+        driver.Runtime,
+        "apply",
+        "back.append(command)",
+        "self._apply_rarer(command)",
+    ),
+    "a batch that is cancelled before its first step": (
+        inline.InlineExecutor,
+        "run",
+        "task.add_done_callback(lambda _: self._unbegun(work))",
+        "pass",
+    ),
+    "a line that is not written": (binding.Binding, "finished", "self.record(call, error)", "pass"),
+    "a line that is written twice": (
+        binding.Binding,
+        "abandon",
+        "self.record(call, None)",
+        "self.record(call, None); request.item = call; self.record(call, None)",
+    ),
+    "a caller who is not told of the end": (call.BoundCall, "fail", "self.future.set_exception(error)", "pass"),
+    "a turn that is not told": (call.BoundCall, "go", "self.future.set_result(None)", "pass"),
+    "a stream that keeps its lease": (stream, "_pull", "binding.stopped(call, failure)", "pass"),
+    "a stream whose reader has left": (stream, "_receive", "binding.abandon(call)", "pass"),
+    "a reader who is not waited for": (binding.Binding, "resume", "self.executor.resume(work, 1)", "pass"),
+    "a timer that is armed once": (driver.Runtime, "_tick", 'self.armed = float("inf")', "pass"),
+    "a join that leaves the others running": (
+        compose,
+        "join",
+        "for task in tasks:\n            task.cancel()\n        await asyncio.gather(*tasks, return_exceptions=True)",
+        "pass",
+    ),
+    "a callback that disturbs": (call.BoundCall, "_when_done", "except Exception:", "except ZeroDivisionError:"),
+}
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, owner: Any, function: str, old: str, new: str) -> None:
     original = getattr(owner, function)
     made = mutant(original, old, new)
     monkeypatch.setattr(owner, function, made)
     for module in list(sys.modules.values()):  # functions that were imported by name
         if getattr(module, "__name__", "").startswith("penstock") and getattr(module, function, None) is original:
             monkeypatch.setattr(module, function, made)
-    for seed in range(SEEDS):
+
+
+def found(storm: Callable[[int], Any], seeds: int) -> bool:
+    for seed in range(seeds):
         try:
-            Storm(seed).run()
-        except Exception:
-            return
-    pytest.fail(f"{SEEDS} storms did not notice: {name}")
+            storm(seed).run()
+        except (Exception, asyncio.CancelledError):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_storm_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, *MUTATIONS[name])
+    assert found(Storm, SEEDS), f"{SEEDS} storms did not notice: {name}"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", RUNTIME_MUTATIONS)
+def test_a_runtime_storm_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, *RUNTIME_MUTATIONS[name])
+    assert found(RuntimeStorm, RUNTIME_SEEDS), f"{RUNTIME_SEEDS} storms did not notice: {name}"

@@ -2,132 +2,135 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from random import Random
 
 import pytest
 
 from penstock.core.policy.batch import Batch
-from penstock.core.request import Request
+from penstock.core.policy.limit import Fixed
 from penstock.core.station import StationOptions
-from penstock.sim.drive import Drive
+from penstock.sim.crowd import Crowd, Draw
 
-WARM = 4.0  # seconds at a fraction of the load, with callers who never leave
-SECONDS, SIZE = 0.05, 8
-CAPACITY = SIZE / SECONDS
+WARM = 4.0  # seconds, of which three at a fraction of the load, with callers who never leave
+CAPACITY = 160.0  # of every one of these
+STATIONS: dict[str, Callable[[], tuple[StationOptions, float]]] = {
+    "50 ms x 8": lambda: (StationOptions("m", replicas=1, batch=Batch(max_size=8, max_wait=0.005), stage=True), 0.05),
+    "16 slots of 100 ms": lambda: (StationOptions("m", replicas=16), 0.1),
+    "on the loop, 16 at once": lambda: (StationOptions("m", limits=(Fixed(16),)), 0.1),
+    "one slot of 6.25 ms": lambda: (StationOptions("m", replicas=1), 0.00625),
+}
+BATCHED = "50 ms x 8"
 
 
-class Front:
-    """One model behind default policies, and callers who send no deadline."""
+def crowd_of(name: str = BATCHED, seed: int = 1) -> Crowd:
+    options, seconds = STATIONS[name]()
+    return Crowd(options, lambda work: seconds, seed)
 
-    def __init__(self, seed: int = 1, seconds: float = SECONDS, size: int = SIZE) -> None:
-        self.random = Random(seed)
-        self.drive = Drive(lambda work: seconds)
-        batch = Batch(max_size=size, max_wait=0.005)
-        self.station = self.drive.add(StationOptions("model", replicas=1, batch=batch, stage=True))
-        self.answers: Counter[str] = Counter()
-        self.refused: Counter[str] = Counter()
-        self.offered: Counter[str] = Counter()
-        self.times: list[float] = []
 
-    def arrive(self, patience: float, tenant: str = "") -> None:
-        self.offered[tenant] += 1
-        self.drive.submit(self.station, Request(tenant=tenant), patience, self.ended)
-
-    def ended(self, request: Request) -> None:
-        if request.outcome == "ok":
-            self.answers[request.tenant] += 1
-            self.times.append(request.ended)
-        elif request.outcome == "refused":
-            self.refused[request.tenant] += 1
-
-    def poisson(
-        self, rate: float, patience: Callable[[], float], start: float = WARM, end: float = WARM + 60.0, tenant: str = ""
-    ) -> None:
-        """Calls at this rate; each one schedules the next, so that the heap stays small."""
-
-        def come() -> None:
-            self.arrive(patience(), tenant)
-            self.poisson(rate, patience, self.drive.now, end, tenant)
-
-        start += self.random.expovariate(rate)
-        if start < end:
-            self.drive.at(start, come)
-
-    def share(self, seconds: float = 60.0) -> float:
-        """Answers within the measured time, of what the model could have answered."""
-        return sum(WARM <= at <= WARM + seconds for at in self.times) / seconds / CAPACITY
+def share(crowd: Crowd, start: float, end: float) -> float:
+    return crowd.answered(start, end) / (end - start) / CAPACITY
 
 
 @pytest.mark.parametrize("patience", [0.3, 1.0, 3.0])
 @pytest.mark.parametrize(("factor", "seconds", "least"), [(2, 60.0, 0.98), (10, 20.0, 0.95)])
 def test_callers_of_one_patience(factor: int, seconds: float, least: float, patience: float) -> None:
-    front = Front()
-    front.poisson(0.4 * CAPACITY, lambda: 1e9, start=0.0, end=3.0)
-    front.poisson(factor * CAPACITY, lambda: patience, end=WARM + seconds)
-    front.drive.run()
-    assert front.share(seconds) >= least
+    crowd = crowd_of()
+    crowd.poisson(0.4 * CAPACITY, lambda: 1e9, 0.0, 3.0)
+    crowd.poisson(factor * CAPACITY, lambda: patience, WARM, WARM + seconds)
+    crowd.drive.run()
+    assert share(crowd, WARM, WARM + seconds) >= least
+
+
+@pytest.mark.parametrize("station", STATIONS)
+@pytest.mark.parametrize("factor", [1.2, 2.0, 10.0])
+@pytest.mark.parametrize(("first", "then"), [(1.0, 0.3), (3.0, 0.3), (0.3, 1.0)])
+def test_a_patience_that_changes_is_learned_at_once(first: float, then: float, factor: float, station: str) -> None:
+    crowd = crowd_of(station)
+    change = WARM + 12.0
+    crowd.poisson(factor * CAPACITY, lambda: first if crowd.drive.now < change else then, WARM, change + 8.0)
+    crowd.drive.run()
+    assert share(crowd, change, change + 8.0) >= 0.97
+    assert all(share(crowd, second, second + 1) >= 0.75 for second in range(int(change), int(change) + 7))
 
 
 def test_it_recovers_within_a_second() -> None:
     """After ten times the load, callers of half the load are all answered, at once."""
-    front = Front()
-    front.poisson(10 * CAPACITY, lambda: 1.0, start=0.0, end=20.0)
-    front.drive.run(21.0)
-    before, offered = front.answers[""], front.offered[""]
-    front.poisson(0.5 * CAPACITY, lambda: 1.0, start=21.0, end=31.0)
-    front.drive.run()
-    assert front.answers[""] - before >= 0.99 * (front.offered[""] - offered)
+    crowd = crowd_of()
+    crowd.poisson(10 * CAPACITY, lambda: 1.0, 0.0, 20.0)
+    crowd.drive.run(21.0)
+    before, offered = crowd.answers[""], crowd.offered[""]
+    crowd.poisson(0.5 * CAPACITY, lambda: 1.0, 21.0, 31.0)
+    crowd.drive.run()
+    assert crowd.answers[""] - before >= 0.99 * (crowd.offered[""] - offered)
 
 
 @pytest.mark.parametrize("early", [0.0, 0.02])
 def test_bursts(early: float) -> None:
-    front = Front()
-    random = front.random
-    for second in range(60):
-        for _ in range(100):
-            patience = random.random() * 0.05 if random.random() < early else 1.0
-            front.drive.at(second + random.random() * 0.002, lambda patience=patience: front.arrive(patience))  # type: ignore[misc]
-    front.drive.run()
-    assert front.refused[""] == 0
-    assert front.answers[""] >= (0.97 if early else 0.99) * front.offered[""]
+    crowd = crowd_of()
+    random = crowd.random
+    crowd.bursts(100, lambda: random.random() * 0.05 if random.random() < early else 1.0, 0.0, 59.5)
+    crowd.drive.run()
+    assert crowd.refused[""] == 0
+    assert crowd.answers[""] >= (0.97 if early else 0.99) * crowd.offered[""]
 
 
-def test_exponential_patience_against_a_queue_of_two_batches() -> None:
-    def leave_after(front: Front) -> Callable[[], float]:
-        return lambda: front.random.expovariate(0.5)
+@pytest.mark.parametrize("station", STATIONS)
+def test_bursts_after_impatient_callers_do_not_pay_for_them(station: str) -> None:
+    """What was learned from callers of 0.3 s refuses two bursts at most: then it has left the station idle."""
+    crowd = crowd_of(station)
+    crowd.poisson(2 * CAPACITY, lambda: 0.3, 0.0, 10.0)
+    crowd.drive.run(11.0)
+    crowd.bursts(100, lambda: 0.3, 11.0, 12.5)
+    crowd.drive.run(13.0)
+    answers, offered = crowd.answers[""], crowd.offered[""]
+    crowd.bursts(100, lambda: 1.0, 14.0, 33.5)
+    crowd.drive.run()
+    assert crowd.answers[""] - answers >= 0.95 * (crowd.offered[""] - offered)
 
-    front, fixed = Front(), Front()
-    for each in (front, fixed):
-        each.poisson(2 * CAPACITY, leave_after(each))
-    enter = fixed.arrive
+
+@pytest.mark.parametrize("mean", [0.5, 2.0, 8.0])
+@pytest.mark.parametrize("station", STATIONS)
+def test_exponential_patience_against_a_queue_of_two_rounds(station: str, mean: float) -> None:
+    def leave_after(crowd: Crowd) -> Draw:
+        return lambda: crowd.random.expovariate(1 / mean)
+
+    crowd, fixed = crowd_of(station), crowd_of(station)
+    for each in (crowd, fixed):
+        each.poisson(2 * CAPACITY, leave_after(each), WARM, WARM + 30.0)
+    let_in = fixed.arrive
+    most = 2 * (8 if station == BATCHED else 16)
 
     def bounded(patience: float, tenant: str = "") -> None:
-        if len(fixed.station.waiting) + fixed.station.apart < 2 * SIZE:
-            enter(patience, tenant)
+        if len(fixed.station.waiting) + fixed.station.apart < most:
+            let_in(patience, tenant)
 
     fixed.arrive = bounded  # type: ignore[method-assign]
-    front.drive.run()
+    crowd.drive.run()
     fixed.drive.run()
-    assert front.share() >= 0.95 * fixed.share()
+    assert share(crowd, WARM, WARM + 30.0) >= 0.95 * share(fixed, WARM, WARM + 30.0)
 
 
-@pytest.mark.parametrize("load", [0.9, 2.0])
-def test_a_tenant_that_always_hangs_up_costs_the_others_little(load: float) -> None:
-    def goodput(with_quitter: bool) -> int:
-        front = Front(seed=3)
-        front.poisson(load * CAPACITY, lambda: 1.0, tenant="good")
-        if with_quitter:
-            quits = Random(4)
+@pytest.mark.parametrize("named", [True, False])
+def test_callers_of_two_patiences(named: bool) -> None:
+    crowd = crowd_of()
+    for tenant, patience in (("a", 0.3), ("b", 3.0)):
+        crowd.poisson(CAPACITY, lambda patience=patience: patience, WARM, WARM + 30.0, tenant if named else "")  # type: ignore[misc]
+    crowd.drive.run()
+    assert share(crowd, WARM, WARM + 30.0) >= 0.98
+    if named:
+        assert min(crowd.answers.values()) >= 0.45 * sum(crowd.answers.values())
 
-            def come() -> None:
-                front.arrive(0.01, "quitter")
-                if front.drive.now < WARM + 60.0:
-                    front.drive.at(front.drive.now + quits.expovariate(0.5 * CAPACITY), come)
 
-            front.drive.at(WARM, come)
-        front.drive.run()
-        return front.answers["good"]
+@pytest.mark.parametrize("times", [1, 10])
+@pytest.mark.parametrize("load", [0.8, 1.2, 2.0])
+@pytest.mark.parametrize("station", STATIONS)
+def test_a_tenant_that_always_hangs_up_costs_the_others_little(station: str, load: float, times: int) -> None:
+    def goodput(with_it: bool) -> int:
+        crowd = crowd_of(station, seed=3)
+        crowd.poisson(load * CAPACITY, lambda: 1.0, WARM, WARM + 15.0, "patient")
+        if with_it:
+            crowd.poisson(times * load * CAPACITY, lambda: 0.01, WARM, WARM + 15.0, "hangs up")
+        crowd.drive.run()
+        return crowd.answers["patient"]
 
     assert goodput(True) >= 0.98 * goodput(False)

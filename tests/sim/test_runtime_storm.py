@@ -31,7 +31,19 @@ REACHED = [
     *(f"outcome: {outcome}" for outcome in ("ok", "failed", "cancelled", "refused", "expired")),
     *(
         f"caller {way}"
-        for way in ("waits", "starts", "calls_back", "leaves", "cancels", "never_waits", "reads", "maps", "joins")
+        for way in (
+            "waits",
+            "starts",
+            "calls_back",
+            "leaves",
+            "cancels",
+            "never_waits",
+            "reads",
+            "maps",
+            "joins",
+            "floods",
+            "changes_mind",
+        )
     ),
     *(f"error: {name}" for name in ("Bad", "BadResult", "DeadlineExceeded", "DeadlockRefused", "QueueFull", "ShuttingDown")),
     *(f"error: {name}" for name in ("StartTimeout", "ProgressTimeout", "Superseded", "WorkerLost", "DeadlineInfeasible")),

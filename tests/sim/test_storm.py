@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from penstock.core.request import STATE_NAMES
+from penstock.sim.books import MOVES
 from penstock.sim.storm import Storm
 
 SEEDS = int(os.environ.get("PENSTOCK_SEEDS", "1000"))
@@ -25,6 +27,7 @@ REACHED = [
     *("released: size", "released: cost", "released: wait", "released: deadline", "released: drain", "released: learned"),
     *("released: alone", "QueueFull", "TooLarge", "DeadlineExceeded", "DeadlineInfeasible", "StartTimeout"),
     *("ProgressTimeout", "Superseded", "Overloaded", "DeadlockRefused", "ShuttingDown"),
+    *("given up", "revoked", "Refused", "ServiceError", *(f"{STATE_NAMES[a]} -> {STATE_NAMES[b]}" for a, b in sorted(MOVES))),
 ]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import re
+import socket
 import sys
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +18,7 @@ HELP = "call a service over HTTP"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", help="for instance http://127.0.0.1:8000/hello, or just hello (on 127.0.0.1:8000)")
+    parser.add_argument("url", help="a URL, host:port/service, or just the service (on 127.0.0.1:8000)")
     parser.add_argument("parameters", nargs="*", metavar="name=value", help="value is JSON, or else a string")
     parser.add_argument("--json", metavar="OBJECT", help='all parameters at once, as JSON; "-" reads stdin')
     parser.add_argument("--within", type=float, help="deadline in seconds")
@@ -26,25 +28,42 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    url = options.url if "://" in options.url else f"http://127.0.0.1:8000/{options.url.lstrip('/')}"
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
+    parts = urlsplit(_url(options.url))
+    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme not in kinds or not parts.hostname or port == -1:
         raise CommandFailed(f"{options.url!r} is not a URL that can be called; http://host:port/service is")
-    headers = {"content-type": "application/json", "accept": "application/x-ndjson, application/json;q=0.9"}
+    # A stream comes as lines; anything else in its own form.
+    headers = {"content-type": "application/json", "accept": "application/json, application/x-ndjson;q=0.9"}
     for name in ("within", "priority", "tenant"):
         value = getattr(options, name)
         if value is not None:
             headers[f"x-penstock-{name}"] = str(value)
-    connection = http.client.HTTPConnection(parts.hostname, parts.port or 80)
+    connection = kinds[parts.scheme](parts.hostname, port)
+    where = f"{parts.hostname}:{connection.port}"
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
-        connection.request("POST", parts.path or "/", _body(options), headers)
+        connection.request("POST", path, _body(options), headers)
         _show(connection.getresponse(), options.verbose)
     except ConnectionRefusedError:
-        raise CommandFailed(f"nothing listens at {parts.hostname}:{parts.port or 80}; is `penstock serve` running?") from None
-    except http.client.HTTPException as error:
-        raise CommandFailed(f"the server at {url} broke off: {type(error).__name__}") from error
+        raise CommandFailed(f"nothing listens at {where}; is `penstock serve` running?") from None
+    except socket.gaierror as error:
+        raise CommandFailed(f"{parts.hostname!r} is not a host that is known: {error.strerror}") from error
+    except (http.client.HTTPException, ConnectionResetError, UnicodeError) as error:
+        raise CommandFailed(f"the server at {where} broke off: {type(error).__name__}") from error
     finally:
         connection.close()
+
+
+def _url(given: str) -> str:
+    if "://" in given:
+        return given
+    if re.match(r"[\w.-]+:\d+(/|$)", given):
+        return f"http://{given}"
+    return f"http://127.0.0.1:8000/{given.lstrip('/')}"
 
 
 def _body(options: argparse.Namespace) -> bytes:
@@ -55,6 +74,8 @@ def _body(options: argparse.Namespace) -> bytes:
             given = json.loads(text)
         except ValueError as error:
             raise CommandFailed(f"--json is not JSON: {error}") from None
+        if not isinstance(given, dict):
+            raise CommandFailed("--json takes an object: {...}")
     for item in options.parameters:
         name, mark, value = item.partition("=")
         if not mark:
@@ -68,18 +89,32 @@ def _body(options: argparse.Namespace) -> bytes:
 
 def _show(response: http.client.HTTPResponse, verbose: bool) -> None:
     if response.status >= 400:
-        body = response.read().decode("utf-8", "replace")
-        try:
-            problem = json.loads(body)
-            detail = f"{problem['title']}: {problem['detail']}"
-        except (ValueError, KeyError, TypeError):
-            detail = body[:500]
-        raise CommandFailed(f"{response.status} {detail}")
-    streamed = response.getheader("content-type", "").startswith("application/x-ndjson")
-    for line in response:
-        text = line.decode("utf-8", "replace").rstrip("\n")
-        if streamed and text.startswith('{"error":'):
-            raise CommandFailed(json.loads(text)["error"]["detail"])
-        print(text, flush=True)
+        raise CommandFailed(f"{response.status} {_told(response)}")
+    kind = response.getheader("content-type", "")
+    if kind.startswith("application/octet-stream"):
+        while piece := response.read1():
+            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+    else:
+        _show_lines(response, kind.startswith("application/x-ndjson"))
     if verbose:
         print(f"{response.getheader('x-request-id')}  {response.getheader('server-timing')}", file=sys.stderr)
+
+
+def _show_lines(response: http.client.HTTPResponse, streamed: bool) -> None:
+    for line in response:
+        text = line.decode("utf-8", "replace").rstrip("\n")
+        if streamed and not text:
+            continue  # a heartbeat
+        if streamed and text.startswith('{"error":{"type":"urn:penstock:'):
+            raise CommandFailed(json.loads(text)["error"]["detail"])
+        print(text, flush=True)
+
+
+def _told(response: http.client.HTTPResponse) -> str:
+    body = response.read().decode("utf-8", "replace")
+    try:
+        problem = json.loads(body)
+        return f"{problem['title']}: {problem['detail']}"
+    except (ValueError, KeyError, TypeError):
+        return " ".join(body[:500].split()) or response.reason

@@ -22,17 +22,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     table = sizes()
     memory = psutil.virtual_memory()
-    print(f"penstock {_version('penstock')}, Python {platform.python_version()}, {platform.platform()}")
+    print(f"penstock {version_of('penstock')}, Python {platform.python_version()}, {platform.platform()}")
     print(f"cores {usable_cores()}, memory {memory.total / 2**30:.1f} GiB ({memory.available / 2**30:.1f} free)")
     print(
         f"defaults: {table.threads} threads for a plain function, start within {table.start_timeout:g} s, "
         f"progress within {table.progress_timeout:g} s"
     )
     for name in ("uvloop", "httptools", "msgspec", "numpy", "onnxruntime", "torch", "transformers", "ray", "pydantic"):
-        print(f"  {name:14}{_version(name) if importlib.util.find_spec(name) else 'not installed'}")
+        print(f"  {name:14}{version_of(name) if importlib.util.find_spec(name) else 'not installed'}")
 
 
-def _version(name: str) -> str:
+def version_of(name: str) -> str:
+    """The installed version of a distribution, or "?"."""
     try:
         return version(name)
     except PackageNotFoundError:

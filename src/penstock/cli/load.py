@@ -13,7 +13,10 @@ from penstock.cli import CommandFailed
 
 
 def load_app(target: str) -> App:
-    """The App (or the lone service, as an app) that `target` names. Raises CommandFailed with what to do."""
+    """The App (or the lone service, as an app) that `target` names. Raises CommandFailed with what to do.
+
+    What else the module raises while it is loaded is passed on.
+    """
     where, _, name = target.partition(":")
     if not where:
         raise CommandFailed(f"{target!r}: give module:name, for instance hello:app")
@@ -24,25 +27,32 @@ def load_app(target: str) -> App:
     if isinstance(found, App):
         return found
     apps = [key for key, value in vars(module).items() if isinstance(value, App | Service)]
-    hint = f"; it has {', '.join(apps)}" if apps else "; make one: app = penstock.App(service)"
+    hint = f"; {where} has {', '.join(apps)}" if apps else "; make one: app = penstock.App(service)"
     if found is None:
-        raise CommandFailed(f"{where} has no {name or 'app'!r}{hint}")
+        raise CommandFailed(f"{where} has nothing named {name or 'app'!r}{hint}")
     raise CommandFailed(f"{target} is a {type(found).__name__}, not a penstock.App{hint}")
 
 
 def _import(where: str) -> ModuleType:
+    path = ""
     if where.endswith(".py"):
-        if not os.path.exists(where):
+        path = os.path.realpath(where)
+        if not os.path.exists(path):
             raise CommandFailed(f"there is no file {where}")
-        sys.path.insert(0, os.path.dirname(os.path.abspath(where)))
-        where = os.path.splitext(os.path.basename(where))[0]
+        sys.path.insert(0, os.path.dirname(path))
+        where = os.path.splitext(os.path.basename(path))[0]
     elif "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        return importlib.import_module(where)
+        module = importlib.import_module(where)
     except ModuleNotFoundError as error:
         if error.name is not None and (where == error.name or where.startswith(error.name + ".")):
             raise CommandFailed(f"there is no module {where!r} here ({os.getcwd()})") from error
         raise CommandFailed(f"{where} needs the module {error.name!r}, which is not installed") from error
     except SyntaxError as error:
-        raise CommandFailed(f"{error.filename}:{error.lineno}: {error.msg}") from error
+        raise CommandFailed(f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}") from error
+    except SystemExit as error:
+        raise CommandFailed(f"{where} called sys.exit({error.code!r}) while it was loaded") from error
+    if path and os.path.realpath(module.__file__ or "") != path:
+        raise CommandFailed(f"{path}: its name is that of another module, {module.__file__ or where}; rename the file")
+    return module

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import sys
 import time
+import traceback
 
 from penstock import App
 from penstock.cli import CommandFailed
 from penstock.cli.load import load_app
 from penstock.http.serve import serve
-from penstock.http.server import Server
+from penstock.http.server import CannotListen, Server
 from penstock.runtime.sizes import sizes
 
 NAME = "serve"
@@ -22,17 +24,25 @@ HELP = "serve an app over HTTP"
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("app", metavar="module:app", help="where the App (or one service) is")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (default: this machine only)")
-    parser.add_argument("--port", type=int, default=8000, help="0 lets the system choose")
+    parser.add_argument("--port", type=_port, default=8000, help="0 lets the system choose (default: 8000)")
     parser.add_argument("--uds", default="", metavar="PATH", help="listen on a unix socket as well")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds for what is in flight when it stops")
     parser.add_argument("--reload", action="store_true", help="start anew when a file changes (for development)")
 
 
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port < 1 << 16:
+        raise ValueError
+    return port
+
+
 def run(options: argparse.Namespace) -> None:
+    """Exit status: 0 after SIGINT or SIGTERM, 1 when it cannot start, 130 when a second signal cut it off."""
     if options.reload:
         from penstock.cli.reload import supervise
 
-        supervise(sys.argv[1:])
+        supervise(sys.argv[1:], options.app.partition(":")[0])
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     began = time.monotonic()
@@ -41,26 +51,46 @@ def run(options: argparse.Namespace) -> None:
     except Exception as error:
         if options.debug or isinstance(error, CommandFailed):
             raise
-        raise CommandFailed(f"{options.app} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise CommandFailed(f"{options.app} cannot be loaded: {_blamed(error)} (--debug shows the traceback)") from error
 
     def announce(server: Server) -> None:
-        url = f"http://{_shown(options.host)}:{server.port}"
+        url = f"http://{_shown(options.host)}:{server.port}" if server.port else f"unix:{options.uds}"
         print(report(app, url, time.monotonic() - began), file=sys.stderr, flush=True)
+        if options.uds and server.port:
+            print(f"  also on the unix socket {options.uds}", file=sys.stderr, flush=True)
 
-    main = serve(app, options.host, options.port, unix_path=options.uds, grace=options.grace, announce=announce)
+    def leaving(server: Server) -> None:
+        wait = f"; what is in flight has {options.grace:g} s, a second Ctrl-C ends it now" if server.busy else ""
+        print(f"{app.name} stops{wait}", file=sys.stderr, flush=True)
+
+    main = serve(
+        app, options.host, options.port, unix_path=options.uds, grace=options.grace, announce=announce, leaving=leaving
+    )
     try:
         _run(main)
     except asyncio.CancelledError:
         raise SystemExit(130) from None
-    except OSError as error:
-        if options.debug or not isinstance(error.errno, int) or error.filename:
+    except CannotListen as error:
+        if options.debug:
             raise
-        where = f"{options.host}:{options.port}"
-        raise CommandFailed(f"cannot listen on {where}: {error.strerror}; choose another --port") from error
+        raise CommandFailed(f"{error.strerror}; choose another --port, --host or --uds") from error
     except Exception as error:
         if options.debug:
             raise
-        raise CommandFailed(f"{options.app} cannot start: {type(error).__name__}: {error} (--debug shows where)") from error
+        raise CommandFailed(f"{options.app} cannot start: {_blamed(error)} (--debug shows the traceback)") from error
+
+
+def _blamed(error: BaseException) -> str:
+    """What and where, in one line: the innermost place that is not in a library."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if "/site-packages/" not in f.filename and not f.filename.startswith(("<", _HERE, _STDLIB))]
+    where = f" at {os.path.relpath(ours[-1].filename)}:{ours[-1].lineno}" if ours else ""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}{': ' + lines[0] if lines else ''}{where}"
+
+
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_STDLIB = os.path.dirname(os.path.abspath(os.__file__))
 
 
 def _run(main: object) -> None:

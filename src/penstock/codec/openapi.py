@@ -18,6 +18,8 @@ from penstock.codec.foreign import module, subclass
 COMPONENTS = "#/components/schemas/{name}"
 _HERE = "\0{name}"  # stands for the final reference until every name is known
 
+# JSON Schema takes `contentEncoding` for a remark; what is refused must be said in a pattern.
+_BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _ITEMS = {"anyOf": [{"type": "number"}, {"type": "boolean"}, {"type": "array"}]}  # of an array's nested lists
 
 Json = dict[str, Any]
@@ -78,7 +80,7 @@ def _scalar(kind: type) -> Json:
 
 
 def _referring(schema: Any, names: dict[str, str], template: str) -> Any:
-    """`schema` with each provisional reference to a key of `names` made final."""
+    """`schema` with each provisional reference to a key of `names` made final, and base64 spelt out."""
     if isinstance(schema, list):
         return [_referring(part, names, template) for part in schema]
     if not isinstance(schema, dict):
@@ -87,6 +89,8 @@ def _referring(schema: Any, names: dict[str, str], template: str) -> Any:
     for key, name in changed.items():
         if isinstance(name, str) and name.startswith("\0") and name[1:] in names:
             changed[key] = template.format(name=names[name[1:]])
+    if changed.get("contentEncoding") == "base64":
+        changed.setdefault("pattern", _BASE64)
     return changed
 
 

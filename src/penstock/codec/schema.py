@@ -89,8 +89,8 @@ class Schema:
     def decode_query(self, items: Iterable[tuple[str, str]]) -> dict[str, Any]:
         """Keyword arguments from the decoded pairs of a query string, converted by the parameters' types.
 
-        A list parameter takes each value of its repeated name; objects and arrays are given as JSON text. NaN and
-        Infinity are refused. Raises as `decode_json`.
+        A list parameter takes each value of its repeated name; objects are given as JSON text, and so is a list of
+        them, whole or each under the repeated name. NaN and Infinity are refused. Raises as `decode_json`.
         """
         return self._query(items, {})
 
@@ -113,6 +113,11 @@ class Schema:
             as_type = memoryview
         kwargs[self._octets] = as_type(body)
         return kwargs
+
+    def json_in_query(self, field: str) -> bool:
+        """Whether this parameter is JSON text in a query string."""
+        options = _options(self._info[field])
+        return _all_nested(_items(options[0]) or options if len(options) == 1 else options)
 
     def json_schema(self) -> dict[str, Any]:
         """JSON Schema (2020-12) of the object of parameters, self-contained: its references are in "$defs"."""
@@ -148,7 +153,10 @@ class Schema:
         options = _options(info)
         items = [option for i in options for option in _items(i)]
         if items and (len(texts) > 1 or len(options) == 1):
-            return [self._parsed(name, text) for text in texts] if _all_nested(items) else texts
+            if not _all_nested(items):
+                return texts
+            several = [self._parsed(name, text) for text in texts]
+            return several[0] if len(several) == 1 and _is_whole(items, several[0]) else several
         if not _all_nested(options):
             return texts[0] if len(texts) == 1 else texts
         parsed = [self._parsed(name, text) for text in texts]
@@ -225,6 +233,12 @@ def _items(info: types.Type) -> list[types.Type]:
     if isinstance(info, (types.ListType, types.SetType, types.FrozenSetType, types.VarTupleType)):
         return _options(info.item_type)
     return []
+
+
+def _is_whole(items: list[types.Type], value: Any) -> bool:
+    """Whether the only value of a name is the whole list, and not its one item: its parts look like items."""
+    kinds = list if any(isinstance(item, _SEQUENCES) for item in items) else (list, dict)
+    return isinstance(value, list) and all(isinstance(part, kinds) for part in value)
 
 
 def _all_nested(options: list[types.Type]) -> bool:

@@ -83,6 +83,7 @@ def refuse(station: Station, request: Request, now: float) -> PenstockError | No
         return None
     patience = station.patience_of(request.tenant, now)
     if wait + 2 * seconds > patience:
+        station.turned_away = (request.tenant, now + wait + 2 * seconds)
         return Overloaded(
             f"{station.name}: would be answered in {wait + seconds:.3f} s; callers have been leaving after {patience:.3f} s",
             retry_after=wait + 2 * seconds - patience,

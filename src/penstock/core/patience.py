@@ -2,18 +2,24 @@
 
 Patience is the greatest age that 90 % of callers outlive, by the Kaplan-Meier estimate of survival (Kaplan and Meier,
 1958): a caller who left before the first output is an event at its age; one that was answered, and one that still
-waits, is censored at its age. Counts decay with a half-life, and a prior of callers who never leave keeps a few early
-quitters from deciding, so that an estimate which has become wrong is unlearned.
+waits, is censored at its age.
+
+Each age keeps its own memory. What is known of an age is replaced by what newer callers of that age do: the share that
+left is an average over the last few hundred who reached it, so a change is noticed after some thirty departures, however
+long the history. Ages that nobody reaches any more, because calls that would wait so long are refused, keep what is
+known of them: time alone lets it fade slowly, and a refusal that has left a replica idle lets all of it be learned anew.
+A prior of callers who never leave keeps a few early quitters from deciding.
 """
 
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Iterable
 
 _FIRST = 1e-3  # seconds: exits before this age say nothing about waiting
-_GROWTH = math.log(1.03)  # resolution of ages: 3 %
-_BINS = 470  # up to about 1000 s
+_GROWTH = math.log(1.05)  # resolution of ages: 5 %
+_BINS = 283  # up to about 1000 s
 _TENANTS = 1024
 
 
@@ -22,77 +28,102 @@ def _slot(age: float) -> int:
 
 
 class Patience:
-    """One tenant's exits, by age in seconds."""
+    """One tenant's exits, by age in seconds. Of each age, about `memory` callers are remembered."""
 
-    __slots__ = ("cached", "censored", "changes", "computed", "epoch", "half_life", "left", "prior", "quantile")
+    __slots__ = (
+        "cached",
+        "changes",
+        "computed",
+        "exits",
+        "half_life",
+        "hurried",
+        "left",
+        "memory",
+        "prior",
+        "quantile",
+        "reached",
+        "went",
+    )
 
-    def __init__(self, half_life: float = 60.0, prior: float = 20.0, quantile: float = 0.9) -> None:
+    def __init__(self, half_life: float = 60.0, memory: float = 200.0, prior: float = 20.0, quantile: float = 0.9) -> None:
         self.half_life = half_life
+        self.memory = memory
         self.prior = prior
         self.quantile = quantile
-        self.left: dict[int, float] = {}
-        self.censored: dict[int, float] = {}
-        self.epoch: float | None = None
+        self.reached = array("d")  # callers who reached this age, as far as they are remembered
+        self.left = array("d")  # those of them who left at it
+        self.exits: dict[int, int] = {}  # since the last estimate
+        self.went: dict[int, int] = {}  # those of them who left
+        self.hurried = False  # somebody has left
         self.cached = math.inf
         self.changes = 0
         self.computed = -math.inf
 
-    def exit(self, age: float, left: bool, now: float) -> None:
+    def exit(self, age: float, left: bool) -> None:
         """Somebody stopped waiting at this age: by leaving, or with an answer."""
-        if self.epoch is None or now - self.epoch > 16 * self.half_life:
-            self._rescale(now)
-        counts = self.left if left else self.censored
         slot = _slot(age)
-        counts[slot] = counts.get(slot, 0.0) + self._weight(now)
-        self.changes += 16 if left else 1
+        self.exits[slot] = self.exits.get(slot, 0) + 1
+        if left:
+            self.hurried = True
+            self.went[slot] = self.went.get(slot, 0) + 1
+            self.changes += 16
+        else:
+            self.changes += 1
 
     def seconds(self, now: float, waiting: Callable[[], Iterable[float]]) -> float:
         """The learned patience, or infinity. `waiting` gives the ages of those who still wait.
 
         Recomputed when enough has changed, at most once in 10 ms; and every second, because time alone unlearns.
         """
-        if not self.left:
+        if not self.hurried:
             return math.inf
         elapsed = now - self.computed
         if elapsed >= 1.0 or (self.changes >= 16 and elapsed >= 0.01):
             self.changes = 0
+            self._fold(0.5 ** (elapsed / self.half_life))
             self.computed = now
-            self.cached = self._estimate(now, waiting())
+            self.cached = self._estimate(waiting())
         return self.cached
 
-    def _weight(self, now: float) -> float:
-        """Newer exits weigh more, instead of older ones less."""
-        return math.exp2((now - (self.epoch or 0.0)) / self.half_life)
+    def _fold(self, fade: float) -> None:
+        """Take in the exits since the last time: an exponential average over callers, at each age they reached."""
+        left, reached = self.left, self.reached
+        top = max(self.exits, default=-1) + 1
+        if top > len(left):
+            for counts in (left, reached):
+                counts.extend([0.0] * (top - len(counts)))
+        for slot in range(top, len(left)):
+            left[slot] *= fade
+            reached[slot] *= fade
+        came, kept, gained = 0, 1.0, 0.0
+        for slot in range(top - 1, -1, -1):
+            if slot in self.exits:
+                came += self.exits[slot]
+                kept = math.exp(-came / self.memory)
+                gained = self.memory * (1.0 - kept)
+                kept *= fade
+            reached[slot] = reached[slot] * kept + gained
+            left[slot] *= kept
+            if slot in self.went:
+                left[slot] += gained * self.went[slot] / came
+        self.exits.clear()
+        self.went.clear()
 
-    def _rescale(self, now: float) -> None:
-        if self.epoch is not None:
-            factor = 1.0 / self._weight(now)
-            for counts in (self.left, self.censored):
-                for slot in list(counts):
-                    counts[slot] *= factor
-                    if counts[slot] < 1e-3:
-                        del counts[slot]
-        self.epoch = now
-
-    def _estimate(self, now: float, waiting: Iterable[float]) -> float:
-        weight = self._weight(now)
-        exits = dict(self.censored)
+    def _estimate(self, waiting: Iterable[float]) -> float:
+        left = self.left
+        at_risk = [self.prior + reached for reached in self.reached]
+        older = [0] * (_BINS + 1)
         for age in waiting:
             if age >= _FIRST:
-                slot = _slot(age)
-                exits[slot] = exits.get(slot, 0.0) + weight
-        for slot, count in self.left.items():
-            exits[slot] = exits.get(slot, 0.0) + count
-        at_risk = self.prior * weight
-        survivors: dict[int, float] = {}
-        for slot in sorted(exits, reverse=True):
-            at_risk += exits[slot]
-            survivors[slot] = at_risk
+                older[_slot(age)] += 1
+        beyond = sum(older)
         alive = 1.0
-        for slot in sorted(self.left):
-            alive *= 1.0 - self.left[slot] / survivors[slot]
-            if alive < self.quantile:
-                return _FIRST * math.exp(slot * _GROWTH)
+        for slot, count in enumerate(left):
+            if count:
+                alive *= 1.0 - count / (at_risk[slot] + beyond)
+                if alive < self.quantile:
+                    return _FIRST * math.exp(slot * _GROWTH)
+            beyond -= older[slot]
         return math.inf
 
 
@@ -105,7 +136,7 @@ class PatienceBook:
         self.tenants: dict[str, Patience] = {}
         self.leaving = False  # somebody has left
 
-    def exit(self, tenant: str, age: float, left: bool, now: float) -> None:
+    def exit(self, tenant: str, age: float, left: bool) -> None:
         if age < _FIRST:
             return
         patience = self.tenants.get(tenant)
@@ -113,14 +144,17 @@ class PatienceBook:
             if len(self.tenants) >= _TENANTS:
                 del self.tenants[next(iter(self.tenants))]
             patience = self.tenants[tenant] = Patience()
-        patience.exit(age, left, now)
+        patience.exit(age, left)
         if left:
             self.leaving = True
 
     def hurried(self, tenant: str) -> bool:
         """Whether any of this tenant's callers has ever left."""
-        return self.leaving and (patience := self.tenants.get(tenant)) is not None and bool(patience.left)
+        return self.leaving and (patience := self.tenants.get(tenant)) is not None and patience.hurried
 
     def seconds(self, tenant: str, now: float, waiting: Callable[[], Iterable[float]]) -> float:
         patience = self.tenants.get(tenant)
         return math.inf if patience is None else patience.seconds(now, waiting)
+
+    def forget(self, tenant: str) -> None:
+        self.tenants.pop(tenant, None)

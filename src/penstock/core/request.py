@@ -40,6 +40,7 @@ class Request:
         "key",
         "latest",
         "outcome",
+        "owed",
         "priority",
         "progress",
         "queued",
@@ -91,6 +92,7 @@ class Request:
         self.outcome = ""
         self.first: float | None = None  # when a stream's first item came; from then on it is not run again
         self.attempts = 0
+        self.owed = 0.0  # done for it, and not yet charged to its tenant
         self.work: Work | None = None
         self.station: Station | None = None
         self.submitted = self.queued = self.released = self.started = self.ended = 0.0

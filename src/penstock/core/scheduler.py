@@ -15,7 +15,7 @@ from random import Random
 from penstock.core import timeouts
 from penstock.core.admission import never, overfull, refuse
 from penstock.core.commands import Command, End, Revoke, Stop
-from penstock.core.dispatch import dispatch, give, take, wake
+from penstock.core.dispatch import dispatch, give, start, take, wake
 from penstock.core.pool import LockOrder, Pool, PoolState
 from penstock.core.request import ABANDONED, BACKOFF, ENDED, PENDING, QUEUED, RUNNING, STAGED, Request, Work
 from penstock.core.station import Station, StationOptions
@@ -105,7 +105,7 @@ class Scheduler:
             station.retry.deposit()
         if request.latest is not None:
             self._supersede(station, request, now)
-        if station.direct and (not station.waiting or not request.root) and self._starts_directly(station, request, now):
+        if station.passes(request) and self._starts_directly(station, request, now):
             return self._flush() if self.out else _NOTHING
         error = overfull(station, request) or refuse(station, request, now)
         if error is not None:
@@ -138,14 +138,19 @@ class Scheduler:
             self.end(older, "refused", now, Superseded(f"{station.name}: a newer call of the same key arrived"))
 
     def _starts_directly(self, station: Station, request: Request, now: float) -> bool:
-        """A body that runs in its caller's own task starts within `submit`, if limits and pools allow."""
-        if station.ready_at(now, nested=not request.root) > now or (station.needs and not station.pools_fit()):
+        """What need not wait starts within `submit`, if limits and pools allow, and never sees the queue."""
+        if station.ready_at(now, nested=station.direct and not request.root) > now or (
+            station.needs and not station.pools_fit()
+        ):
             return False
         if request.deadline is not None:
             self._date(request, request.deadline)
         if station.waiting:
             station.queue.charge(request, request.cost)  # a nested call passes the queue, not the account
-        take(self, Work(station, -1, [request], "alone", request.cost), now, now)
+        if station.direct:
+            take(self, Work(station, -1, [request], "alone", request.cost), now, now)
+        else:
+            start(self, Work(station, station.free[-1], [request], "alone", request.cost), now)
         return True
 
     def _date(self, request: Request, deadline: float) -> None:
@@ -165,7 +170,7 @@ class Scheduler:
             request.first = now
             station = request.station
             if station is not None and station.patience is not None and request.root:
-                station.patience.exit(request.tenant, now - request.submitted, False, now)
+                station.patience.exit(request.tenant, now - request.submitted, False)
 
     def taken(self, work: Work, now: float) -> Sequence[Command]:
         """A worker took its staged batch: the lease is taken now."""
@@ -245,6 +250,8 @@ class Scheduler:
             wake(self, station, now)
         elif station.waiting:
             dispatch(self, station, now)
+        elif station.turned_away is not None and not station.staged:
+            station.regret(now)
         return self._flush() if self.out else _NOTHING
 
     def _retries(self, station: Station, request: Request, error: BaseException, now: float) -> bool:
@@ -286,9 +293,11 @@ class Scheduler:
             request.state = ABANDONED
         request.outcome = outcome
         request.ended = now
+        if request.owed:
+            station.settle(request)
         station.counts[outcome] = station.counts.get(outcome, 0) + 1
         if request.first is None and station.patience is not None and request.root:
-            station.patience.exit(request.tenant, now - request.submitted, outcome == "cancelled", now)
+            station.patience.exit(request.tenant, now - request.submitted, outcome == "cancelled")
         if error is not None:
             self.out.append(End(request, error))
 

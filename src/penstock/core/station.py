@@ -56,6 +56,9 @@ class StationOptions:
                 raise ConfigError(f"{self.name}: needs {amount:g} of pool {pool.name!r}, which has {pool.capacity:g}")
 
 
+_OWED = 16.0  # charged at once, in the unit of costs
+
+
 class Replica:
     """One slot of a station. `freed` is when it last became idle."""
 
@@ -103,6 +106,7 @@ class Station:
         self.patience = PatienceBook() if options.queue.patience else None
         self.max_wait = options.start_timeout if options.queue.max_wait is None else options.queue.max_wait
         self.rated = any(isinstance(state, RateState) for state in self.limits)
+        self.turned_away: tuple[str, float] | None = None  # who was refused for want of patience, and when its turn was
         self.full_items = float(self.batch.max_size if self.batch else 1)
         self.full_cost = 0.0
         self.max_cost = self.batch.max_cost if self.batch else math.inf  # lowered when a batch was too much for memory
@@ -135,6 +139,12 @@ class Station:
                     at = ready
         return at
 
+    def passes(self, request: Request) -> bool:
+        """Whether nobody is before this request, and its place is free: it need not queue if limits and pools allow."""
+        if self.direct:
+            return not self.waiting or not request.root
+        return bool(self.free) and not self.waiting and self.batch is None
+
     def gathers(self, request: Request, now: float) -> bool:
         """Whether one more queued request changes nothing yet: a batch gathers, or all replicas are provided for."""
         batch, queued = self.batch, len(self.waiting)
@@ -164,7 +174,7 @@ class Station:
         """How many requests one round of starts serves: a full batch, or one for each replica."""
         if self.batch is not None:
             return max(1, int(self.full_items))
-        return max(1, len(self.replicas))
+        return max(1, len(self.replicas) or self.in_flight)
 
     def round_seconds(self) -> float:
         """Predicted seconds of one full start."""
@@ -204,6 +214,17 @@ class Station:
             return math.inf
         return self.patience.seconds(tenant, now, lambda: self._ages(tenant, now))
 
+    def regret(self, now: float) -> None:
+        """Nothing is left to do. If this is when one who was refused for want of patience would have been served, it
+
+        is learned anew: that refusal served nobody, and learning costs nothing while there is time to spare.
+        """
+        if self.turned_away is not None and self.patience is not None:
+            tenant, turn = self.turned_away
+            self.turned_away = None
+            if now < turn:
+                self.patience.forget(tenant)
+
     def _ages(self, tenant: str, now: float) -> Iterable[float]:
         step = 1 + len(self.waiting) // 512
         for request in islice(self.waiting, 0, None, step):
@@ -233,6 +254,16 @@ class Station:
             self.queued_cost, self.earliest = 0.0, math.inf
         if request.latest is not None and self.latest.get(request.latest) is request:
             del self.latest[request.latest]
+
+    def charge(self, request: Request, cost: float) -> None:
+        """Work was done for this request since it started: its tenant's fair share pays, a little at a time."""
+        request.owed += cost
+        if request.owed >= _OWED:
+            self.settle(request)
+
+    def settle(self, request: Request) -> None:
+        self.queue.charge(request, request.owed)
+        request.owed = 0.0
 
     def set_apart(self, requests: list[Request], sign: int) -> None:
         """Keep (or, with -1, give up) these requests' places within the queue's bounds while they are elsewhere."""

@@ -150,6 +150,7 @@ class Body:
     is_async: bool = False
     batched: bool = False
     streams: bool = False
+    steps: bool = False  # add, step and drop instead of a call: continuous batching
 
     def load(self) -> Callable[..., Any]:
         """The callable of one replica; constructs it when the target is a class."""
@@ -189,6 +190,10 @@ class Host(Protocol):
 
         `alone`: the request runs alone; otherwise it is the first of a batch, and its budget is not meant.
         """
+        ...
+
+    def emitted(self, pairs: Sequence[tuple[Any, Any]]) -> None:
+        """One step of a model with slots produced these items, in order, each with its work."""
         ...
 
     def produced(self, work: Any, items: Sequence[Any]) -> None:

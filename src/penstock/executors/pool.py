@@ -2,48 +2,40 @@
 
 Threads of a function are interchangeable and share one pool; each instance of a class is a pool of one. A thread that
 finds nothing lists itself as idle and then looks again; a giver adds the work and then looks for the idle. So one of
-the two sees the other, and each wake is one release of one thread's gate, matched by one acquire.
+the two sees the other, and each wake opens one thread's gate once, matched by one wait.
 
 While units are shorter than a hand-off (`SHORT`), waking four threads for four works costs more than the works: they
-queue for the GIL. Then one awake thread serves the others' works too, and tells the loop of many ends at once. Should
-one of these units turn out to be long, the loop's `watch` notices within a millisecond or two, wakes the sleepers and
-leaves this mode until the mean is short again.
+queue for the GIL. Then one awake thread serves the others' works too, and while `holding`, tells the loop of many ends
+at once. Should one of these units turn out to be long, `_watch` notices within a millisecond or two, wakes the sleepers
+and leaves this mode until the mean is short again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+from penstock.executors.bell import Gate
 
 SHORT = 30e-6
 OUTLIER = 200e-6
 WATCH_EVERY = 0.001
 
 
-class Entry:
-    """A work on its way to a thread. Compared by identity, whatever the work's own equality is."""
-
-    __slots__ = ("staged", "work")
-
-    def __init__(self, work: Any, staged: bool) -> None:
-        self.work = work
-        self.staged = staged
-
-
 class Pool:
     """The works that are ready for a thread, and the threads that sleep."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, drain: Callable[[], None]) -> None:
-        self.ready: deque[Entry] = deque()
+        self.ready: deque[Any] = deque()
         self.size = 0
         self.short = False
+        self.holding = False
         self.closing = False
         self._loop = loop
         self._drain = drain
-        self._idle: list[threading.Lock] = []
+        self._idle: list[Gate] = []
         self._mean = OUTLIER
         self._ended = 0
         self._seen = 0
@@ -51,17 +43,19 @@ class Pool:
 
     # The loop's side.
 
-    def give(self, entry: Entry) -> None:
+    def give(self, work: Any) -> None:
         """Add a work; wakes a thread unless short works are being served by an awake one."""
-        self.ready.append(entry)
-        if not self.short:
+        self.ready.append(work)
+        if not self.short or len(self._idle) == self.size:
             self._wake()
-            return
-        if len(self._idle) == self.size:
-            self._wake()
-        if self._watching is None:
+        elif self._watching is None:
             self._seen = self._ended
+            self.holding = True
             self._watching = self._loop.call_later(WATCH_EVERY, self._watch)
+
+    def awake(self) -> int:
+        """Threads that have work, or are about to look for some."""
+        return self.size - len(self._idle)
 
     def close(self) -> None:
         """Every thread ends once nothing is ready."""
@@ -74,16 +68,18 @@ class Pool:
     def _watch(self) -> None:
         self._watching = None
         if len(self._idle) == self.size and not self.ready:
+            self.holding = False
             return
         if self._ended != self._seen:
             self._seen = self._ended
+            self.holding = True
             self._watching = self._loop.call_later(WATCH_EVERY, self._watch)
             return
         self._leave_short()
         self._drain()
 
     def _leave_short(self) -> None:
-        self._mean, self.short = OUTLIER, False
+        self._mean, self.short, self.holding = OUTLIER, False, False
         for _ in range(self.size):
             self._wake()
 
@@ -92,7 +88,7 @@ class Pool:
             gate = self._idle.pop()
         except IndexError:
             return
-        gate.release()
+        gate.open()
 
     # The threads' side.
 
@@ -102,27 +98,27 @@ class Pool:
         self._mean += 0.1 * (min(elapsed, OUTLIER) - self._mean)
         self.short = self._mean < SHORT
 
-    def poll(self) -> Entry | None:
-        """The next ready work, if there is one."""
+    def poll(self) -> Any:
+        """The next ready work, or None."""
+        if not self.ready:
+            return None
         try:
             return self.ready.popleft()
-        except IndexError:
+        except IndexError:  # another thread was faster
             return None
 
-    def wait(self, gate: threading.Lock) -> Entry | None:
-        """The next ready work, slept for; None when the pool has closed. `gate` is the thread's own, held."""
+    def wait(self, gate: Gate) -> Any:
+        """The next ready work, slept for; None when the pool has closed. `gate` is the thread's own, shut."""
+        ready, idle = self.ready, self._idle
         while True:
-            try:
-                return self.ready.popleft()
-            except IndexError:
-                pass
-            if self.closing:
-                return None
-            self._idle.append(gate)
-            if self.ready or self.closing:
+            work = self.poll()
+            if work is not None or self.closing:
+                return work
+            idle.append(gate)
+            if ready or self.closing:
                 try:
-                    self._idle.remove(gate)
+                    idle.remove(gate)
                     continue
-                except ValueError:  # picked for a wake just now: take it, so that the gate stays held
+                except ValueError:  # picked for a wake just now: take it, so that the gate is shut again
                     pass
-            gate.acquire()
+            gate.wait()

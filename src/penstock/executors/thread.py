@@ -1,25 +1,30 @@
 """Runs bodies in threads of this process: one thread a replica.
 
-A hand-off costs two lock operations. What threads have to say goes into one deque, and the loop is woken once for all
-of it: `_posted` is set by whoever schedules the drain and cleared by the drain only after it saw the deque empty, and
-the deque is looked at again after clearing. So a message is either seen by the running drain or schedules the next.
+A hand-off costs two lock operations and one write that wakes the loop (`bell`). What threads have to say goes into one
+deque, and the loop is woken once for all of it: `_posted` is set by whoever rings and cleared by the drain only after
+it saw the deque empty, and the deque is looked at again after clearing. So a message is either seen by the running
+drain or rings again.
+
+A staged work is claimed by popping it from `staged`: one atomic operation, so it goes either to the thread that ends
+the replica's work, or back to the core, or, if it was staged just after that thread had looked, to the drain that reads
+of the end, and so to any thread of the pool.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from penstock.errors import ConfigError
 from penstock.executors.base import Body, Host
+from penstock.executors.bell import Bell
 from penstock.executors.gil import GilWatch
-from penstock.executors.invoke import signal_tokens
-from penstock.executors.pool import Entry, Pool
+from penstock.executors.invoke import cancelled, signal_tokens
+from penstock.executors.pool import Pool
 from penstock.executors.thread_worker import Message, Shared, Stream, Worker
 
-DEPTH = 16
 GRACE = 0.1
 
 
@@ -29,28 +34,36 @@ class ThreadExecutor:
     `buffer`: items that a stream may be ahead of its reader.
     """
 
+    depth = 1
+
     def __init__(self, body: Body, host: Host, loop: asyncio.AbstractEventLoop, replicas: int, *, buffer: int = 64) -> None:
         if body.is_async:
             raise ConfigError(f"{body.name} is async and cannot run in threads: use on=ps.Inline() or on=ps.Process()")
         if replicas < 1:
             raise ConfigError(f"{body.name}: replicas={replicas}; at least one thread is needed")
         self.body = body
-        self.depth = DEPTH
         self._host = host
         self._loop = loop
         self._inbox: deque[Message] = deque()
         self._posted = False
+        self._ring: Callable[[], object]
+        self._bell: Bell | None = None
+        self._stopping = False
         self._alive = 0
         self._quiet = asyncio.Event()
         self._buffer = buffer
-        self._shared = Shared(body, replicas, self._post)
-        self._pools = [Pool(loop, self._drain) for _ in range(replicas if body.is_class else 1)]
-        self._workers = [Worker(self._shared, self._pool(index), index) for index in range(replicas)]
-        self._watch = GilWatch(worker.meter for worker in self._workers)
+        self._streams = body.streams
+        self._shared = Shared(body, self._post)
+        pools = [Pool(loop, self._drain) for _ in range(replicas if body.is_class else 1)]
+        self._pools = pools if body.is_class else pools * replicas  # by replica
+        self._workers = [Worker(self._shared, pool, index) for index, pool in enumerate(self._pools)]
+        self._watch = GilWatch((worker.meter for worker in self._workers), self._awake)
 
     async def start(self) -> None:
         """Construct every replica in its own thread; raises what the first failing constructor raised."""
         loop = self._loop
+        self._bell = Bell(loop, self._drain)
+        self._ring = self._bell.ring
         ready = []
         for worker in self._workers:
             loaded: asyncio.Future[None] = loop.create_future()
@@ -68,29 +81,25 @@ class ThreadExecutor:
 
     def run(self, work: Any) -> None:
         """Begin this work; a function's threads are interchangeable, an instance has its own."""
-        if self.body.streams:
+        if self._stopping:
+            self._inbox.append((work, cancelled(work.requests), 0.0, None))
+            self._loop.call_soon(self._drain)
+            return
+        if self._streams:
             self._shared.streams[id(work)] = Stream(work, self._buffer)
-        self._pool(work.replica).give(Entry(work, False))
+        self._pools[work.replica].give(work)
 
     def stage(self, work: Any) -> None:
         """Leave this work where a thread looks when it has done the replica's current one."""
-        shared = self._shared
-        if self.body.streams:
-            shared.streams[id(work)] = Stream(work, self._buffer)
-        entry = shared.staged[id(work)] = Entry(work, True)
-        shared.lanes[work.replica].append(entry)
+        if self._streams:
+            self._shared.streams[id(work)] = Stream(work, self._buffer)
+        self._shared.staged[work.replica] = work
 
     def revoke(self, work: Any) -> bool:
         """Take a staged work back, unless its thread was faster."""
-        shared = self._shared
-        entry = shared.staged.pop(id(work), None)
-        if entry is None:
+        if self._shared.staged.pop(work.replica, None) is None:
             return False
-        shared.streams.pop(id(work), None)
-        try:
-            shared.lanes[work.replica].remove(entry)
-        except (ValueError, IndexError):  # a thread holds it right now, and skips what it cannot claim
-            pass
+        self._shared.streams.pop(id(work), None)
         return True
 
     def cancel(self, work: Any) -> None:
@@ -110,13 +119,18 @@ class ThreadExecutor:
         """Whether the GIL kept the threads from running beside each other in the last second or more."""
         return self._alive > 0 and self._watch.bound()
 
+    def _awake(self) -> int:
+        return sum(pool.awake() for pool in dict.fromkeys(self._pools))
+
     async def stop(self, within: float) -> None:
         """Let threads finish; after `within` seconds streams and tokens are cancelled, and the rest is abandoned."""
-        for entry in list(self._shared.staged.values()):
-            if self.revoke(entry.work):
-                self._host.returned(entry.work)
+        self._stopping = True
+        for work in list(self._shared.staged.values()):
+            if self.revoke(work):
+                self._host.returned(work)
         for pool in self._pools:
             pool.close()
+        self._drain()  # what threads held back
         if await self._settled(within):
             return
         for worker in self._workers:
@@ -131,54 +145,48 @@ class ThreadExecutor:
                 return False
         return True
 
-    def _pool(self, replica: int) -> Pool:
-        return self._pools[replica] if self.body.is_class else self._pools[0]
-
-    def _post(self, message: Message, more: bool) -> None:
-        """Called by threads; `more`: this thread has another message very soon, which will wake the loop."""
+    def _post(self, message: Message, more: Pool | None = None) -> None:
+        """Called by threads. `holding` is read after the message is there: the loop lowers it before it drains."""
         self._inbox.append(message)
-        if not more and not self._posted:
+        if not self._posted and (more is None or not more.holding):
             self._posted = True
-            self._wake(self._loop.call_soon_threadsafe)
-
-    def _wake(self, schedule: Callable[[Callable[[], None]], object]) -> None:
-        try:
-            schedule(self._drain)
-        except RuntimeError:  # the loop is closed, and with it everybody who could want to know
-            self._inbox.clear()
+            self._ring()
 
     def _drain(self) -> None:
         """Report what has arrived; what arrives meanwhile waits for the loop's next turn, so nobody is starved."""
-        inbox, host, lanes = self._inbox, self._host, self._shared.lanes
+        inbox, host, staged = self._inbox, self._host, self._shared.staged
         self._posted = True
         try:
             for _ in range(len(inbox)):
-                finished, results, taken, control = inbox.popleft()
-                if finished is not None:
-                    host.finished(finished, results or ())
-                    if taken is not None:
-                        host.taken(taken)
-                    elif lanes[finished.replica]:
-                        self._promote(finished.replica)
-                elif taken is not None:
-                    host.taken(taken)
-                if control is not None:
-                    self._control(control, (results or [None])[0])
+                work, results, seconds, then = inbox.popleft()
+                if work is None:
+                    self._control(then, results)
+                elif then is not None:
+                    host.finished(work, results, seconds)
+                    host.taken(then)
+                elif work.replica in staged:
+                    self._go_on(work, results, seconds)
+                else:
+                    host.finished(work, results, seconds)
         finally:
             if not inbox:
                 self._posted = False
             if inbox:
                 self._posted = True
-                self._wake(self._loop.call_soon)
+                self._loop.call_soon(self._drain)
 
-    def _promote(self, replica: int) -> None:
-        """The replica ended its work just before another was staged: a thread must be told to take it."""
-        lane = self._shared.lanes[replica]
-        try:
-            entry = lane.popleft()
-        except IndexError:
+    def _go_on(self, work: Any, results: Sequence[Any], seconds: float) -> None:
+        """A work was staged just after the thread had looked for one: it starts now, or comes back if all ends."""
+        late = self._shared.staged[work.replica]
+        if self._stopping:
+            self.revoke(late)
+            self._host.finished(work, results, seconds)
+            self._host.returned(late)
             return
-        self._pool(replica).give(entry)
+        del self._shared.staged[work.replica]
+        self._pools[work.replica].give(late)
+        self._host.finished(work, results, seconds)
+        self._host.taken(late)
 
     def _control(self, control: Any, outcome: Any) -> None:
         """The rarer messages: items of a stream, a thread that has loaded, a thread that ended."""
@@ -189,11 +197,14 @@ class ThreadExecutor:
         elif isinstance(control, asyncio.Future):
             if control.done():
                 return
-            if outcome is None:
-                control.set_result(None)
+            if outcome:
+                control.set_exception(outcome[0])
             else:
-                control.set_exception(outcome)
+                control.set_result(None)
         else:
+            self._pools[control.index].size -= 1
             self._alive -= 1
             if not self._alive:
                 self._quiet.set()
+                if self._bell is not None:
+                    self._bell.silence()

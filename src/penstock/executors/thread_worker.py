@@ -1,8 +1,6 @@
 """The threads' side of a thread executor: serving works, and iterating streams.
 
-A staged work is claimed by popping it from `staged`: one atomic operation, so it goes either to a thread or back to the
-core, without a lock. A replica's staged works wait in its lane; the thread that ends a work of that replica looks
-there, once. What arrives just after that look is found by the loop when it reads of the end.
+What only the loop or the books want to know is done after the loop was rung: it has that long a way to wake.
 """
 
 from __future__ import annotations
@@ -10,46 +8,36 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from penstock.executors.base import Body
+from penstock.executors.bell import Gate
 from penstock.executors.child.window import Window
 from penstock.executors.gil import Meter
 from penstock.executors.invoke import call_batch, call_each, cancelled, contain, signal_tokens
-from penstock.executors.pool import Entry, Pool
+from penstock.executors.pool import Pool
 
-Message = tuple[Any, list[Any] | None, Any, Any]
-"""(the work that ended, its results, the staged work that was taken, what else there is to tell)"""
+Message = tuple[Any, Sequence[Any], float, Any]
+"""(the work that ended, its results, its seconds, the staged work that was taken), or (None, an error, 0, what else)"""
+
+
+class Post(Protocol):
+    """Tell the loop. With `more`, the pool of a thread that has another message very soon, it need not be woken yet."""
+
+    def __call__(self, message: Message, more: Pool | None = None) -> None: ...
 
 
 class Shared:
     """What the threads of one service and the loop look at together; every access is one atomic operation."""
 
-    def __init__(self, body: Body, replicas: int, post: Callable[[Message, bool], None]) -> None:
+    def __init__(self, body: Body, post: Post) -> None:
         self.body = body
         self.post = post
-        self.staged: dict[int, Entry] = {}
+        self.staged: dict[int, Any] = {}  # works by replica
         self.streams: dict[int, Stream] = {}
-        self.lanes: list[deque[Entry]] = [deque() for _ in range(replicas)]
-
-    def claim(self, entry: Entry | None) -> bool:
-        """Whether this entry may run: it was never staged, or has not been revoked."""
-        return entry is not None and (not entry.staged or self.staged.pop(id(entry.work), None) is entry)
-
-    def claim_staged(self, replica: int) -> Any:
-        """The work that the replica goes on with, or None."""
-        lane = self.lanes[replica]
-        while lane:
-            try:
-                entry = lane.popleft()
-            except IndexError:
-                break
-            if self.claim(entry):
-                return entry.work
-        return None
 
 
 class Stream:
@@ -87,8 +75,7 @@ class Worker:
         self.meter = Meter()
         self._shared = shared
         self._pool = pool
-        self._gate = threading.Lock()
-        self._gate.acquire()
+        self._gate = Gate()
         self._current: Any = None
         pool.size += 1
 
@@ -114,23 +101,20 @@ class Worker:
         try:
             target = body.load()
         except BaseException as error:
-            post((None, [contain(body.name, error)], None, loaded), False)
+            post((None, [contain(body.name, error)], 0.0, loaded))
         else:
-            post((None, [None], None, loaded), False)
+            post((None, (), 0.0, loaded))
             del loaded
             self._serve(self._bind(target))
             self._close(target)
-        self._pool.size -= 1
-        post((None, None, None, self), False)
+        post((None, (), 0.0, self))
 
-    def _bind(self, target: Callable[..., Any]) -> Callable[[Any], list[Any]]:
-        """What turns a work into its results."""
+    def _bind(self, target: Callable[..., Any]) -> Callable[[Sequence[Any]], list[Any]]:
+        """What turns the requests of a work into its results."""
         body = self._shared.body
-        name = body.name
         if body.streams:
             return partial(self._iterate, target)
-        call = call_batch if body.batched else call_each
-        return lambda work: call(name, target, work.requests)
+        return partial(call_batch if body.batched else call_each, body.name, target)
 
     def _close(self, target: Any) -> None:
         """An instance may have `close`. Nobody waits for it, so what it raises is printed as any thread's error is."""
@@ -141,45 +125,37 @@ class Worker:
             except BaseException as error:
                 threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, None)))
 
-    def _serve(self, execute: Callable[[Any], list[Any]]) -> None:
+    def _serve(self, execute: Callable[[Sequence[Any]], list[Any]]) -> None:
         """Run works until the pool closes. A staged one starts in the same breath as its predecessor's end is told."""
-        shared, pool, meter = self._shared, self._pool, self.meter
-        post, lanes, staged = shared.post, shared.lanes, shared.staged
-        entry = pool.wait(self._gate)
-        while entry is not None:
-            work = entry.work
-            if entry.staged:
-                if staged.pop(id(work), None) is entry:
-                    post((None, None, work, None), False)
-                else:
-                    work = None
-            entry = None
-            while work is not None:
-                self._current = work
-                meter.since = begin = perf_counter()
-                results = execute(work)
-                elapsed = perf_counter() - begin
-                meter.since, meter.busy = 0.0, meter.busy + elapsed
-                pool.ended(elapsed)
-                follower = shared.claim_staged(work.replica) if lanes[work.replica] else None
-                if follower is None:
-                    entry = pool.poll()
-                post((work, results, follower, None), pool.short and (entry is not None or follower is not None))
-                self._current = work = follower
-                del results, follower  # an idle thread keeps nothing alive
-            if entry is None:
+        pool, meter, gate = self._pool, self.meter, self._gate
+        post, staged = self._shared.post, self._shared.staged
+        work = pool.wait(gate)
+        while work is not None:
+            self._current = work
+            begin = perf_counter()
+            results = execute(work.requests)
+            now = perf_counter()
+            seconds = now - begin
+            follower = staged.pop(work.replica, None)
+            following = pool.poll() if follower is None else follower
+            post((work, results, seconds, follower), None if following is None else pool)
+            pool.ended(seconds)
+            self._current = work = following
+            del results, follower, following  # an idle thread keeps nothing alive
+            if now >= meter.next_probe:
                 meter.probe()
-                entry = pool.wait(self._gate)
+            if work is None:
+                work = pool.wait(gate)
 
-    def _iterate(self, target: Callable[..., Generator[Any]], work: Any) -> list[Any]:
+    def _iterate(self, target: Callable[..., Generator[Any]], requests: Sequence[Any]) -> list[Any]:
         """Run a stream in its request's context."""
-        streams = self._shared.streams
-        stream = streams[id(work)]
+        streams, key = self._shared.streams, id(self._current)
+        stream = streams[key]
         try:
-            context = work.requests[0].item.context
+            context = requests[0].item.context
             return self._pump(target, stream) if context is None else context.run(self._pump, target, stream)
         finally:
-            del streams[id(work)]
+            del streams[key]
 
     def _pump(self, target: Callable[..., Generator[Any]], stream: Stream) -> list[Any]:
         """Hand items over until the generator ends or nobody reads."""
@@ -194,7 +170,7 @@ class Worker:
                     if window.closed:
                         return cancelled(requests)
                     if stream.add(value):
-                        post((None, None, None, stream), False)
+                        post((None, (), 0.0, stream))
                     if not window.wait():
                         return cancelled(requests)
             finally:

@@ -1,8 +1,14 @@
-"""The app under any ASGI server, or mounted in Starlette or FastAPI."""
+"""The app under any ASGI server, or mounted in Starlette or FastAPI.
+
+Frameworks do not tell a mounted application when they start and stop. So a runtime that is active on the loop is
+used, as by `async with penstock.Runtime(app)` in the framework's own lifespan; if there is none, one is started at the
+first request. Invariant: a handler serves only the loop on which its runtime was started (test clients make many).
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 from types import CoroutineType
 from typing import Any
@@ -12,13 +18,16 @@ from penstock.http.departure import Departures
 from penstock.http.handler import Handler
 from penstock.http.lifespan import Lifespans
 from penstock.http.message import Request, Response
-from penstock.http.problems import Fault, problem_response
+from penstock.http.problems import Fault
 from penstock.runtime import App, Runtime
 from penstock.runtime.app import ASGIApp, Receive, Scope, Send
+from penstock.service import runtime_of_loop
+
+log = logging.getLogger("penstock.http")
 
 
 def application(app: App) -> ASGIApp:
-    """The ASGI side of `app`. Under `lifespan` the runtime starts and stops with the server; without, at first use."""
+    """The ASGI side of `app`. Under `lifespan` the runtime starts and stops with the server."""
     return _Side(app).asgi
 
 
@@ -26,20 +35,25 @@ class _Side:
     def __init__(self, app: App) -> None:
         self.app = app
         self.handler: Handler | None = None
-        self.lifespans = Lifespans(app.mounts.values())
+        self.loop: asyncio.AbstractEventLoop | None = None  # the handler's
+        self.ours = False  # whether we started the runtime
+        self.lifespans = Lifespans({})
         self.departures = Departures()
-        self.lock: asyncio.Lock | None = None
+        self.starting = asyncio.Lock()
 
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
-        handler = self.handler or await self._start()
+        handler = self.handler
+        if handler is None or self.loop is not asyncio.get_running_loop():
+            handler = await self._start()
         path = _path(scope)
         found = match(self.app, path) if self.app.mounts and not handler.knows(path) else None
         if found is not None:
             prefix, other = found
-            await other({**scope, "root_path": scope.get("root_path", "") + prefix}, receive, send)
+            root = scope.get("root_path", "") + prefix
+            await other({**scope, "root_path": root, "state": self.lifespans.state(prefix)}, receive, send)
         elif scope["type"] == "http":
             await self._http(handler, scope, path, receive, send)
         else:
@@ -56,7 +70,7 @@ class _Side:
         if body is None:
             return
         if isinstance(body, Fault):
-            answer = problem_response(body)
+            answer = handler.refuse(body, _headers(scope))
         else:
             answer = handler(Request(method, path, scope.get("query_string", b""), _headers(scope), body))
             if isinstance(answer, CoroutineType):
@@ -72,12 +86,20 @@ class _Side:
             await self.departures.watch(answer.run(_Out(send, method == "HEAD")), receive)
 
     async def _start(self) -> Handler:
-        if self.lock is None:
-            self.lock = asyncio.Lock()
-        async with self.lock:
+        loop = asyncio.get_running_loop()
+        if self.loop is not loop:
+            self.loop, self.handler, self.starting, self.departures = loop, None, asyncio.Lock(), Departures()
+        async with self.starting:
             if self.handler is None:
-                runtime = Runtime(self.app)
-                await runtime.start()
+                active = runtime_of_loop()
+                self.ours = active is None
+                if isinstance(active, Runtime):
+                    runtime = active
+                    await asyncio.gather(*(runtime.bind(service).start() for service in self.app.services.values()))
+                else:
+                    runtime = Runtime(self.app)
+                    await runtime.start()
+                self.lifespans = Lifespans(self.app.mounts)
                 await self.lifespans.start()
                 self.handler = Handler(self.app, runtime)
             return self.handler
@@ -87,13 +109,15 @@ class _Side:
         try:
             handler = await self._start()
         except Exception as error:
+            log.exception("%s cannot start", self.app.name)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self.handler = None
         handler.stop()
-        await handler.runtime.stop()
+        if self.ours:
+            await handler.runtime.stop()
         await self.lifespans.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -103,7 +127,9 @@ def _path(scope: Scope) -> str:
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     if root and path.startswith(root):
-        path = path[len(root) :] or "/"
+        below = path[len(root) :]
+        if not below or below[0] == "/" or root[-1] == "/":
+            return below if below[:1] == "/" else f"/{below}"
     return path
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, MutableMapping
 from typing import Any
 
 from penstock.http.handler import Handler
+from penstock.http.lifespan import Lifespans
 from penstock.http.message import Answer, Out, Request
-from penstock.http.message import Handler as AnyHandler
 from penstock.runtime import App
 from penstock.runtime.app import ASGIApp
+
+log = logging.getLogger("penstock.http")
 
 _SKIPPED = {b"content-length", b"transfer-encoding", b"connection", b"date"}
 
@@ -25,26 +28,50 @@ def match(app: App, path: str) -> tuple[str, ASGIApp] | None:
     return (best.rstrip("/"), app.mounts[best]) if best else None
 
 
-def mounted(app: App, handler: Handler) -> AnyHandler:
+class Mounted:
     """The handler with the mounts before it."""
 
-    def route(request: Request) -> Answer | Coroutine[Any, Any, Answer]:
-        found = None if handler.knows(request.path) else match(app, request.path)
-        return handler(request) if found is None else _Bridged(request, *found)
+    def __init__(self, app: App, handler: Handler, lifespans: Lifespans) -> None:
+        self.app = app
+        self.handler = handler
+        self.lifespans = lifespans
+        self.tasks: set[asyncio.Task[None]] = set()
+        """What applications do after their answers (Starlette's background tasks)."""
 
-    return route
+    def __call__(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
+        found = None if self.handler.knows(request.path) else match(self.app, request.path)
+        return self.handler(request) if found is None else _Bridged(self, request, *found)
+
+    async def stop(self, within: float) -> None:
+        """Wait for what is done after the answers, then end it."""
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=within)
+        for task in self.tasks:
+            task.cancel()
+
+    def leave(self, task: asyncio.Task[None]) -> None:
+        """Let it run on without its request."""
+        self.tasks.add(task)
+        task.add_done_callback(self._left)
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a mounted application failed after its answer", exc_info=task.exception())
 
 
 class _Bridged:
     """One request through an ASGI application, as a streamed answer."""
 
-    def __init__(self, request: Request, prefix: str, app: ASGIApp) -> None:
+    def __init__(self, mounted: Mounted, request: Request, prefix: str, app: ASGIApp) -> None:
+        self.mounted = mounted
         self.request = request
         self.prefix = prefix
         self.app = app
         self.out: Out | None = None
         self.head: tuple[int, bytes, bool] | None = None
         self.asked = False
+        self.ended: asyncio.Future[None]
 
     async def run(self, out: Out) -> None:
         self.out = out
@@ -62,7 +89,22 @@ class _Bridged:
             "headers": list(request.headers.items()),
             "client": request.client,
             "server": None,
+            "state": self.mounted.lifespans.state(self.prefix),
         }
+        self.ended = asyncio.get_running_loop().create_future()
+        task = asyncio.ensure_future(self._call(scope))
+        try:
+            await asyncio.wait((task, self.ended), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            task.cancel()
+            self.mounted.leave(task)
+            raise
+        if task.done():
+            task.result()
+        else:
+            self.mounted.leave(task)
+
+    async def _call(self, scope: MutableMapping[str, Any]) -> None:
         await self.app(scope, self._receive, self._send)
 
     async def _receive(self) -> MutableMapping[str, Any]:
@@ -94,3 +136,5 @@ class _Bridged:
             await waiting
         if not message.get("more_body"):
             self.out.end()
+            if not self.ended.done():
+                self.ended.set_result(None)

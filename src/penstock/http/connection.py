@@ -17,10 +17,10 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from penstock.http.message import Answer, Disconnected, Request, Response
-from penstock.http.problems import Fault, problem_response
+from penstock.http.problems import Fault
 from penstock.http.reader import HEAD, IDLE, Reader
 from penstock.http.wire import CONTINUE, STATUS_LINES
-from penstock.http.writer import UNSTARTED, Writer
+from penstock.http.writer import ENDED, UNSTARTED, Writer
 
 if TYPE_CHECKING:
     from penstock.http.server import Server
@@ -126,7 +126,7 @@ class Connection(Writer):
             answer = self._server.handler(request)
         except Exception as error:
             log.exception("the handler failed on %s %s", request.method, request.path)
-            answer = problem_response(error)
+            answer = self._server.refuse(error, request.headers)
         if type(answer) is Response:
             self._whole(request, answer)
         else:
@@ -151,7 +151,9 @@ class Connection(Writer):
         except Exception as error:
             log.exception("the handler failed on %s %s", request.method, request.path)
             if self._stage == UNSTARTED:
-                self._whole(request, problem_response(error))
+                self._whole(request, self._server.refuse(error, request.headers))
+            elif self._stage == ENDED and not self._left:
+                self._finish(request)  # what came after the answer failed, as where Starlette raises again
             else:
                 self._abort()  # a body that breaks off is the only way left to say it
         finally:
@@ -165,7 +167,7 @@ class Connection(Writer):
         transport = self._transport
         if transport is None or self._ending:
             return
-        answer = problem_response(fault)
+        answer = self._server.refuse(fault, self._reader.headers)
         line = b"%bconnection: close\r\ncontent-length: %d\r\n\r\n" % (self._server.date, len(answer.body))
         self._send(b"%b%b%b%b" % (STATUS_LINES[answer.status], answer.head, line, answer.body))
         self._ending = self._server.limits.linger
@@ -177,13 +179,18 @@ class Connection(Writer):
         if not transport.is_reading():
             transport.resume_reading()
 
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being received or answered here."""
+        return self._request is None and self._reader.phase == IDLE and not self._paused
+
     def stop(self, now: bool = False) -> None:
         """The server stops: leave at once if nothing is under way here, or in any case if `now`."""
         if now:
             if self._task is not None:
                 self._task.cancel()
             self._abort()
-        elif self._request is None and self._reader.phase == IDLE and not self._paused:
+        elif self.idle:
             self._close()
 
     def swept(self, tick: int) -> None:

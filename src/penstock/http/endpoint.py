@@ -89,10 +89,10 @@ class Endpoint:
             kind = self._kind(headers) if b"accept" in headers else self.offers[0]
             budget = budget_of(headers, runtime.clock)
         except PenstockError as error:
-            return self._refuse(error, identity)
+            return self._refuse(error, request)
         except Exception as error:  # a validator of the user's has a bug
             logger.exception("service %s could not read a request", self.service.name)
-            return self._refuse(error, identity)
+            return self._refuse(error, request)
         call = runtime.call(self.service, (), kwargs, budget, size=len(request.body), id=identity)
         trace = trace_line(headers) if b"traceparent" in headers else b""
         if kind is SSE or kind is NDJSON:
@@ -127,13 +127,9 @@ class Endpoint:
         allow = f"{self.service.name} answers {self.methods}"
         raise MethodNotAllowed(allow + ("" if self.service.safe else "; declare it safe=True to allow GET"))
 
-    def _refuse(self, error: Exception, identity: str) -> Response:
-        identity = identity or self.handler.runtime.next_id()
-        head = b"x-request-id: %b\r\n" % identity.encode("ascii")
-        if isinstance(error, MethodNotAllowed):
-            head += b"allow: %b\r\n" % self.methods.encode()
-        self.handler.note(identity, self.service.name, error)
-        return problem_response(error, identity, head=head)
+    def _refuse(self, error: Exception, request: Request) -> Response:
+        head = b"allow: %b\r\n" % self.methods.encode() if isinstance(error, MethodNotAllowed) else b""
+        return self.handler.refuse(error, request.headers, self.service.name, head)
 
     async def _unary(self, call: BoundCall, kind: str, trace: bytes) -> Response:
         try:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import html
 from collections.abc import Coroutine
+from difflib import get_close_matches
 from typing import Any
 
 import msgspec
 
-from penstock.errors import NotFound
+from penstock.errors import NotFound, PenstockError
 from penstock.http.access import access_log
 from penstock.http.endpoint import Endpoint
+from penstock.http.headers import request_id
 from penstock.http.message import Answer, Request, Response
 from penstock.http.metrics import Metrics
 from penstock.http.openapi import describe
@@ -71,10 +73,16 @@ class Handler:
         """No more heartbeats."""
         self.heartbeats.stop()
 
-    def note(self, identity: str, service: str, error: Exception) -> None:
-        """A request that never became a call still has its line in the log."""
-        now, kind = self.runtime.clock(), type(error).__name__
-        self.runtime.log.append((identity, service, "", "invalid", kind, now, 0.0, 0.0, 0.0, 0.0, 0, "", -1, 0, True))
+    def refuse(self, error: Exception, headers: dict[bytes, bytes], service: str = "", head: bytes = b"") -> Response:
+        """The answer to a request that never becomes a call, with an id and a line in the log nevertheless."""
+        identity = request_id(headers) or self.runtime.next_id()
+        self._note(identity, service, error)
+        return problem_response(error, identity, head=b"x-request-id: %b\r\n%b" % (identity.encode("ascii"), head))
+
+    def _note(self, identity: str, service: str, error: Exception) -> None:
+        now, kind = self.runtime.clock(), f"HTTP{error.code}" if isinstance(error, Fault) else type(error).__name__
+        outcome = "invalid" if isinstance(error, PenstockError) else "failed"
+        self.runtime.log.append((identity, service, "", outcome, kind, now, 0.0, 0.0, 0.0, 0.0, 0, "", -1, 0, True))
 
     # Operations
 
@@ -82,12 +90,18 @@ class Handler:
         operation = self.operations.get(request.path)
         if operation is None:
             if request.path.startswith("/readyz/"):
-                return self._ready_one(request.path[8:])
-            known = ", ".join(sorted(self.endpoints)) or "none"
-            return problem_response(NotFound(f"nothing is at {request.path[:200]}; the services are {known}"))
+                return self._ready_one(request)
+            return self.refuse(NotFound(self._unknown(request.path[:200])), request.headers)
         if request.method not in ("GET", "HEAD"):
-            return problem_response(Fault(405, f"{request.path} answers GET", head=b"allow: GET, HEAD\r\n"))
+            fault = Fault(405, f"{request.path} answers GET", head=b"allow: GET, HEAD\r\n")
+            return self.refuse(fault, request.headers)
         return operation(request)
+
+    def _unknown(self, path: str) -> str:
+        near = get_close_matches(path, self.endpoints, 1)
+        if near:
+            return f"nothing is at {path}; did you mean {near[0]}?"
+        return f"nothing is at {path}; the services are {', '.join(sorted(self.endpoints)) or 'none'}"
 
     def _health(self, request: Request) -> Response:
         """That this is answered shows that the loop turns; red only if the scheduler has stopped being driven."""
@@ -101,9 +115,10 @@ class Handler:
         ready = all(states.values()) and not self.runtime.closing
         return Response(200 if ready else 503, _JSON, msgspec.json.encode({"ready": ready, "services": states}))
 
-    def _ready_one(self, name: str) -> Response:
+    def _ready_one(self, request: Request) -> Response:
+        name = request.path[8:]
         if name not in self.app.services:
-            return problem_response(NotFound(f"no service is named {name[:200]!r}"))
+            return self.refuse(NotFound(f"no service is named {name[:200]!r}"), request.headers)
         ready = self.runtime.ready(name)
         return Response(200 if ready else 503, _JSON, msgspec.json.encode({"ready": ready}))
 

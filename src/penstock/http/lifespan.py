@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from penstock.runtime.app import ASGIApp
@@ -13,33 +13,42 @@ log = logging.getLogger("penstock.http")
 
 
 class Lifespans:
-    """Starts and stops applications. One that does not speak the protocol is served without it."""
+    """Starts and stops applications, by mount prefix. One that does not speak the protocol is served without it."""
 
-    def __init__(self, apps: Iterable[ASGIApp]) -> None:
-        self._lives = [_Life(app) for app in apps]
+    def __init__(self, mounts: Mapping[str, ASGIApp]) -> None:
+        self._lives = {prefix.rstrip("/"): _Life(app) for prefix, app in mounts.items()}
 
     async def start(self) -> None:
         """Raises RuntimeError if an application says that it cannot start."""
-        for life in self._lives:
-            await life.start()
+        for prefix, life in self._lives.items():
+            failure = await life.start()
+            if failure is not None:
+                log.error("the application mounted at %s cannot start: %s", prefix or "/", failure)
+                last = failure.strip().rpartition("\n")[2]
+                raise RuntimeError(f"the application mounted at {prefix or '/'} cannot start: {last}")
 
     async def stop(self) -> None:
-        for life in reversed(self._lives):
+        for life in reversed(self._lives.values()):
             await life.stop()
+
+    def state(self, prefix: str) -> dict[str, Any]:
+        """What the application at this prefix keeps for its requests; each gets a copy of its own."""
+        return dict(self._lives[prefix].state)
 
 
 class _Life:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self.state: dict[str, Any] = {}
         self.inbox: asyncio.Queue[dict[str, str]] = asyncio.Queue()
         self.answers: asyncio.Queue[Any] = asyncio.Queue()
         self.task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
+    async def start(self) -> str | None:
+        """None, or why it cannot start."""
         self.task = asyncio.get_running_loop().create_task(self._run())
         answer = await self._say("lifespan.startup")
-        if answer.get("type") == "lifespan.startup.failed":
-            raise RuntimeError(f"a mounted application did not start: {answer.get('message', '')}")
+        return str(answer.get("message", "")) if answer.get("type") == "lifespan.startup.failed" else None
 
     async def stop(self) -> None:
         if self.task is not None and not self.task.done():
@@ -52,7 +61,7 @@ class _Life:
         return await self.answers.get()
 
     async def _run(self) -> None:
-        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}}
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         try:
             await self.app(scope, self.inbox.get, self.answers.put)
         except Exception as error:

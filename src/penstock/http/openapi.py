@@ -27,21 +27,36 @@ _PROBLEM = {
     },
 }
 _HEADERS = [
-    ("X-Penstock-Within", {"type": "number", "exclusiveMinimum": 0}, "Deadline, in seconds from now."),
+    ("X-Penstock-Within", {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1e7}, "Deadline, in seconds from now."),
     ("X-Penstock-Priority", {"type": "integer", "minimum": -1000, "maximum": 1000}, "The smaller goes first."),
     ("X-Penstock-Tenant", {"type": "string", "pattern": "^[!-~]{1,128}$"}, "Whose fair share pays."),
+    ("X-Request-Id", {"type": "string"}, "Kept if it is 1 to 128 visible ASCII characters; else one is made."),
+    ("traceparent", {"type": "string"}, "W3C Trace Context; answered with the same trace and a span of our own."),
 ]
+_ANSWERED = {
+    "X-Request-Id": {"schema": {"type": "string"}, "description": "The call's id, as in the log."},
+    "Server-Timing": {"schema": {"type": "string"}, "description": "queue, batch, run and stream, in milliseconds."},
+}
+_LINES = "One item a line; an empty line is a sign of life, after 15 seconds without an item."
+_RETRY_AFTER = {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds after which it may fit."}
 _FAULTS = {
     "400": "The request cannot be understood",
     "405": "Method not allowed",
     "406": "No acceptable media type",
+    "408": "The request came too slowly",
+    "409": "A newer request took this one's place",
     "413": "Too large",
+    "414": "The request target is too long",
     "415": "Unsupported media type",
+    "417": "An expectation that cannot be met",
     "422": "A parameter is wrong, missing or unknown",
     "429": "The queue or the rate is full",
+    "431": "The header fields are too large",
     "500": "The service failed",
+    "501": "A transfer coding or protocol that is not spoken",
     "503": "Overloaded or shutting down",
     "504": "The deadline passed",
+    "505": "Not HTTP/1.0 or HTTP/1.1",
 }
 
 
@@ -72,7 +87,7 @@ def _path(endpoint: Endpoint, given: Any, answer: Any, components: dict[str, Any
     ]
     common = {
         "summary": service.doc.partition("\n")[0] or service.name,
-        "responses": {"200": _answer(endpoint, answer), **{s: _fault(text) for s, text in _FAULTS.items()}},
+        "responses": {"200": _answer(endpoint, answer), **{s: _fault(s, text) for s, text in _FAULTS.items()}},
     }
     bodies: dict[str, Any] = {"application/json": {"schema": given}, "application/msgpack": {"schema": given}}
     if endpoint.schema.raw:
@@ -88,34 +103,62 @@ def _path(endpoint: Endpoint, given: Any, answer: Any, components: dict[str, Any
         item["get"] = {
             "operationId": f"{service.name}_get",
             **common,
-            "parameters": [*_query(given, components), *headers],
+            "parameters": [*_query(endpoint, given, components), *headers],
         }
     return item
 
 
-def _query(given: Any, components: dict[str, Any]) -> list[dict[str, Any]]:
+def _query(endpoint: Endpoint, given: Any, components: dict[str, Any]) -> list[dict[str, Any]]:
     schema = components.get(given.get("$ref", "").rpartition("/")[2], given)
     required = schema.get("required", [])
-    return [
-        {"name": name, "in": "query", "required": name in required, "schema": kind}
-        for name, kind in schema.get("properties", {}).items()
-    ]
+    listed = []
+    for name, kind in schema.get("properties", {}).items():
+        nested = endpoint.schema.json_in_query(name)
+        form = {"content": {"application/json": {"schema": kind}}} if nested else {"schema": kind}
+        listed.append({"name": name, "in": "query", "required": name in required, **form})
+    return listed
 
 
 def _answer(endpoint: Endpoint, schema: Any) -> dict[str, Any]:
-    if endpoint.service.streams:
-        text = {"type": "string", "description": "One event an item, each with its number as id; then an event 'end'."}
-        content: dict[str, Any] = {"text/event-stream": {"schema": text}, "application/x-ndjson": {"schema": schema}}
-    elif endpoint.raw_answer:
-        content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
-    else:
-        content = {"application/json": {"schema": schema}, "application/msgpack": {"schema": schema}}
-    return {"description": "The answer", "content": content}
+    content: dict[str, Any] = {}
+    if endpoint.raw_answer:
+        content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
+    elif not endpoint.service.streams:
+        content["application/json"] = {"schema": schema}
+    if not endpoint.service.streams:
+        content["application/msgpack"] = {"schema": schema}
+    content["text/event-stream"] = {"schema": _event(schema)}
+    content["application/x-ndjson"] = {"schema": {"type": "array", "description": _LINES, "items": _line(schema)}}
+    return {"description": "The answer", "headers": _ANSWERED, "content": content}
 
 
-def _fault(text: str) -> dict[str, Any]:
+def _event(schema: Any) -> dict[str, Any]:
+    """One event: OpenAPI before 3.2 has no other place for it. Its data is JSON, and empty at the end."""
+    item = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
+    fault = {**item, "contentSchema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        "type": "object",
+        "description": "One event an item, with its number as id; then `end`, or `error` with a problem as its data.",
+        "required": ["data"],
+        "oneOf": [
+            {"properties": {"id": {"type": "string"}, "data": item}, "required": ["id"]},
+            {"properties": {"event": {"const": "end"}, "data": {"const": ""}}, "required": ["event"]},
+            {"properties": {"event": {"const": "error"}, "data": fault}, "required": ["event"]},
+        ],
+    }
+
+
+def _line(schema: Any) -> dict[str, Any]:
+    failed = {"type": "object", "required": ["error"], "properties": {"error": {"$ref": "#/components/schemas/Problem"}}}
+    return {"anyOf": [schema, {**failed, "description": "The last line of a stream that failed."}]}
+
+
+def _fault(status: str, text: str) -> dict[str, Any]:
     problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
-    return {"description": text, "content": {"application/problem+json": problem}}
+    headers = {"X-Request-Id": _ANSWERED["X-Request-Id"]}
+    if status in ("429", "503"):
+        headers["Retry-After"] = _RETRY_AFTER
+    return {"description": text, "headers": headers, "content": {"application/problem+json": problem}}
 
 
 def _version() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.errors import InvalidRequest, PenstockError
+from penstock.errors import InvalidRequest, PenstockError, ServiceError
 from penstock.http.message import Response
 from penstock.http.wire import STATUS_LINES
 
@@ -33,6 +33,8 @@ class Fault(InvalidRequest):
 def problem(error: BaseException, instance: str = "", *, debug: bool = False) -> dict[str, Any]:
     """The problem as a dict, in the order in which people read it."""
     found: dict[str, Any]
+    if isinstance(error, SystemExit):
+        error = ServiceError(f"the service called sys.exit({error.code!r}); a body ends by returning or raising an Exception")
     if isinstance(error, Fault):
         found = {"type": "about:blank", "title": error.title_of, "status": error.code, "detail": str(error)}
     elif isinstance(error, PenstockError):

@@ -79,6 +79,11 @@ class Reader:
         self._declined = b""
         self._parser: Any = httptools.HttpRequestParser(self)
 
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        """What is known so far of the head that is being read."""
+        return self._headers
+
     def feed(self, data: bytes) -> bytes:
         """Parse; give back what was not parsed because enough requests are `ready`."""
         size = self._limits.head

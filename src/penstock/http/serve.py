@@ -10,11 +10,11 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
-from penstock.http.bridge import mounted
+from penstock.http.bridge import Mounted
 from penstock.http.handler import Handler
 from penstock.http.lifespan import Lifespans
 from penstock.http.limits import Limits
-from penstock.http.server import Server
+from penstock.http.server import Server, listening
 from penstock.runtime import App, Runtime
 
 
@@ -28,23 +28,33 @@ async def serving(
     grace: float = 30.0,
     limits: Limits | None = None,
 ) -> AsyncIterator[Server]:
-    """A started server of this app, with its runtime; on leaving, what is in flight has `grace` seconds to end."""
-    runtime = Runtime(app, grace=grace)
-    async with runtime:
-        handler = Handler(app, runtime)
-        limits = replace(limits or Limits(), body=app.max_body)
-        lifespans = Lifespans(app.mounts.values())
-        await lifespans.start()
-        server = Server(mounted(app, handler) if app.mounts else handler, limits=limits)
-        await server.start(host, port, unix_path=unix_path)
-        try:
-            yield server
-        finally:
-            stopping = asyncio.ensure_future(server.stop(grace))
-            await runtime.drain(grace)
-            await stopping
-            await lifespans.stop()
-            handler.stop()
+    """A started server of this app, with its runtime; on leaving, what is in flight has `grace` seconds to end.
+
+    The port is taken first: that it is in use should not be found out after minutes of loading.
+    """
+    with contextlib.ExitStack() as bound:
+        sockets = [bound.enter_context(contextlib.closing(sock)) for sock in listening(host, port)]
+        runtime = Runtime(app, grace=grace)
+        async with runtime:
+            handler = Handler(app, runtime)
+            lifespans = Lifespans(app.mounts)
+            mounted = Mounted(app, handler, lifespans)
+            limits = replace(limits or Limits(), body=app.max_body)
+            server = Server(mounted if app.mounts else handler, refuse=handler.refuse, limits=limits)
+            try:
+                await lifespans.start()
+                await server.start(unix_path=unix_path, bound=sockets)
+                try:
+                    yield server
+                finally:
+                    end = runtime.clock() + grace
+                    stopping = asyncio.ensure_future(server.stop(grace + 1.0))  # what is ended with the grace is answered
+                    await runtime.stop(grace)
+                    await stopping
+                    await mounted.stop(max(0.0, end - runtime.clock()))
+            finally:
+                await lifespans.stop()
+                handler.stop()
 
 
 async def serve(
@@ -55,15 +65,20 @@ async def serve(
     unix_path: str = "",
     grace: float = 30.0,
     announce: Callable[[Server], None] = lambda server: None,
+    leaving: Callable[[Server], None] = lambda server: None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM. A second signal ends the waiting for what is in flight."""
+    """Serve until SIGINT or SIGTERM; `announce` is called when the app is up, `leaving` when it begins to stop.
+
+    A signal before it is up, or a second one, ends the waiting: CancelledError.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     main = asyncio.current_task()
     assert main is not None
+    up = False
 
     def signalled() -> None:
-        if stop.is_set():
+        if stop.is_set() or not up:
             main.cancel()
         stop.set()
 
@@ -71,8 +86,10 @@ async def serve(
         loop.add_signal_handler(number, signalled)
     async with serving(app, host, port, unix_path=unix_path, grace=grace) as server:
         tune()
+        up = True
         announce(server)
         await stop.wait()
+        leaving(server)
 
 
 def tune() -> None:

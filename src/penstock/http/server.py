@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import stat
 import time
+from collections.abc import Callable, Sequence
 
 from penstock.http.connection import Connection
 from penstock.http.limits import Limits
-from penstock.http.message import Handler
-from penstock.http.problems import Fault
+from penstock.http.message import Handler, Response
+from penstock.http.problems import Fault, problem_response
 from penstock.http.reader import Bodies
 from penstock.http.sweep import Sweep
 from penstock.http.wire import date_line
@@ -21,11 +23,33 @@ from penstock.http.writer import Writer
 REFUSALS = 256
 
 
-class Server:
-    """Serves `handler` until `stop`. One per event loop; the limits hold over all its sockets together."""
+def _refused(error: Exception, headers: dict[bytes, bytes]) -> Response:
+    return problem_response(error)
 
-    def __init__(self, handler: Handler, *, limits: Limits | None = None, backlog: int = 4096) -> None:
+
+class CannotListen(OSError):
+    """The address is in use, not ours to take, or none."""
+
+    def __init__(self, where: str, error: OSError) -> None:
+        super().__init__(error.errno, f"cannot listen on {where}: {error.strerror or error}")
+
+
+class Server:
+    """Serves `handler` until `stop`. One per event loop; the limits hold over all its sockets together.
+
+    `refuse(error, headers)` gives the answer to what never reaches the handler, or fails in it.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        refuse: Callable[[Exception, dict[bytes, bytes]], Response] = _refused,
+        limits: Limits | None = None,
+        backlog: int = 4096,
+    ) -> None:
         self.handler = handler
+        self.refuse = refuse
         self.limits = limits or Limits()
         self.bodies = Bodies(self.limits.bodies)
         self.sweep = Sweep(self.limits.period)
@@ -48,19 +72,31 @@ class Server:
                     return int(sock.getsockname()[1])
         return 0
 
-    async def start(self, host: str = "127.0.0.1", port: int = 0, *, unix_path: str = "") -> None:
-        """Listen on every address of `host`, and on a unix socket if its path is given (then `host` may be empty)."""
+    @property
+    def busy(self) -> bool:
+        """Whether any request is being received or answered."""
+        return any(not connection.idle for connection in self.connections)
+
+    async def start(
+        self, host: str = "127.0.0.1", port: int = 0, *, unix_path: str = "", bound: Sequence[socket.socket] | None = None
+    ) -> None:
+        """Listen on every address of `host`, and on a unix socket if its path is given (then `host` may be empty).
+
+        With `bound`, sockets of `listening` that the server then owns, `host` and `port` are theirs.
+        """
         self.loop = asyncio.get_running_loop()
         self._emptied = asyncio.Event()
         self.sweep.members[self] = None
         self.sweep.start()
-        for sock in _listening(host, port) if host else []:
+        for sock in listening(host, port) if bound is None else bound:
             self._listeners.append(await self.loop.create_server(lambda: Connection(self), sock=sock, backlog=self._backlog))
         if unix_path:
-            _unlink_socket(unix_path)  # left by a server that was killed
-            self._listeners.append(
-                await self.loop.create_unix_server(lambda: Connection(self), unix_path, backlog=self._backlog)
-            )
+            try:
+                _claim(unix_path)
+                listener = await self.loop.create_unix_server(lambda: Connection(self), unix_path, backlog=self._backlog)
+            except OSError as error:
+                raise CannotListen(unix_path, error) from error
+            self._listeners.append(listener)
             self._unix_path = unix_path
 
     async def stop(self, within: float = 10.0) -> None:
@@ -126,8 +162,32 @@ def _unlink_socket(path: str) -> None:
         os.unlink(path)
 
 
-def _listening(host: str, port: int) -> list[socket.socket]:
-    """Bound sockets. Accepted ones inherit the keep-alive settings, by which half-open connections are found."""
+def _claim(path: str) -> None:
+    """Remove a socket that was left by a server that was killed; refuse one that is in use."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            pass  # its backlog is full
+        except OSError:
+            _unlink_socket(path)
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def listening(host: str, port: int) -> list[socket.socket]:
+    """Bound sockets, none if `host` is empty. Accepted ones inherit the keep-alive settings, by which half-open
+    connections are found."""
+    if not host:
+        return []
+    try:
+        return _bound(host, port)
+    except OSError as error:
+        raise CannotListen(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", error) from error
+
+
+def _bound(host: str, port: int) -> list[socket.socket]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     socks: list[socket.socket] = []
     for family, kind, proto, _, address in dict.fromkeys(found):

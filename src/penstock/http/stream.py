@@ -2,7 +2,7 @@
 
 The head goes out with the first item, so that a stream which fails before it is an ordinary problem response. One
 write an item, no queue between, and back-pressure by awaiting the transport only when it is full. Idle streams get
-comment lines from one shared sweep.
+a comment (or an empty line) every 15 seconds from one shared sweep, so that nothing on the way takes them for dead.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 SSE_HEAD = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 NDJSON_HEAD = b"content-type: application/x-ndjson\r\ncache-control: no-cache\r\n"
 RETRY = b"retry: 3000\n\n"
-PING = b":\n\n"
+PING = b":\n\n"  # a comment, which EventSource skips
+BLANK = b"\n"  # an empty line, which readers of NDJSON skip
 # A `data` line without a colon is an empty data field, so EventSource dispatches the event.
 END = b"event: end\ndata\n\n"
 HEARTBEAT = 15.0  # seconds
 
 
 class Heartbeats:
-    """Writes a comment to event streams that have been silent for a heartbeat; one timer for all of them."""
+    """Writes a sign of life to streams that have been silent for a heartbeat; one timer for all of them."""
 
     def __init__(self, interval: float = HEARTBEAT) -> None:
         self.interval = interval
@@ -78,8 +79,7 @@ class EventStream:
             await self._end(b"")
             return
         heartbeats = self.exchange.endpoint.handler.heartbeats
-        if self.events:
-            heartbeats.add(self)
+        heartbeats.add(self)
         try:
             await self.exchange.endpoint.handler.pacer.turn()
             await self._items(out)
@@ -158,8 +158,9 @@ class EventStream:
         if self.quiet < 2 or self.out is None or self.waiting is not None:
             return
         self.quiet = 0
+        sign = PING if self.events else BLANK
         try:
-            waiting = self.out.write(PING) if self.started else self._start(PING)
+            waiting = self.out.write(sign) if self.started else self._start(sign)
         except Disconnected:
             return
         if waiting is not None:

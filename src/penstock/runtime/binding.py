@@ -226,6 +226,19 @@ class Binding:
     ) -> BoundCall:
         return start_nested(self.runtime, request, alone, name, args, kwargs, within)
 
+    def emitted(self, pairs: Sequence[tuple[Work, Any]]) -> None:
+        """One step of a model with slots: an item at a time, in few operations."""
+        now = self.runtime.clock()
+        charge = self.station.charge
+        for work, item in pairs:
+            request = work.requests[0]
+            if request.state == RUNNING:
+                if request.first is None:
+                    self.scheduler.progress(request, now)
+                request.progress = now
+                charge(request, 1.0)
+                request.item.stream.put_one(item)
+
     def produced(self, work: Work, items: Sequence[Any]) -> None:
         request = work.requests[0]
         if request.state == RUNNING:

@@ -23,11 +23,13 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
     options, body = service.options, service.body
     place: Place = options.on or (Inline() if body.is_async else Thread())
     if isinstance(place, Inline):
-        replicas = place.replicas if body.batched else None
+        replicas = place.replicas if body.batched or body.steps else None
     elif isinstance(place, Thread):
         replicas = place.replicas or (1 if body.is_class or body.batched else defaults.threads)
     else:
         replicas = place.replicas
+    if options.slots is not None and replicas is not None:
+        replicas *= options.slots.size
     queue = next((policy for policy in options.admit if isinstance(policy, Queue)), None)
     if queue is None:
         queue = Queue() if defaults.queue_items is None else Queue(items=defaults.queue_items)
@@ -43,7 +45,7 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
             retry=options.retry,
             needs=needs,
             safe=bool(options.safe),
-            streams=body.streams,
+            streams=body.streams or body.steps,
             stage=body.batched and not isinstance(place, Inline),
             start_timeout=options.start_timeout or defaults.start_timeout,
             progress_timeout=options.progress_timeout or defaults.progress_timeout,
@@ -59,6 +61,11 @@ def make_executor(binding: Binding) -> Executor:
     if binding.runtime.place is not None:
         executor: Executor = binding.runtime.place(service.body, binding, loop, replicas)
         return executor
+    slots = service.options.slots
+    if slots is not None:
+        from penstock.executors.slots import SlotsExecutor
+
+        return SlotsExecutor(service.body, binding, loop, slots, replicas // slots.size, buffer=buffer)
     if isinstance(place, Thread):
         from penstock.executors.thread import ThreadExecutor
 

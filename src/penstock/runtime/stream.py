@@ -122,6 +122,12 @@ class Inbox:
         self.items.extend(items)
         self._wake()
 
+    def put_one(self, item: Any) -> None:
+        self.items.append(item)
+        waiter = self.waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
     def fail(self, error: BaseException) -> None:
         """The stream was ended from outside: what is buffered is dropped."""
         self.items.clear()

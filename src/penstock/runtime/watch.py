@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 BLOCKED = 0.05  # seconds
 _BEAT = 0.025
 _IDLE_BEAT = 0.5
+# Where the loop's thread is when it runs nothing: asyncio waits in its selector, uvloop below the runner.
+_IDLE = ("/selectors.py", "/asyncio/runners.py", "/asyncio/base_events.py")
 
 logger = logging.getLogger("penstock")
 
@@ -36,6 +38,7 @@ class Watch:
         self.blocked_seconds = 0.0
         self.places: set[tuple[str, int]] = set()
         self._codes: dict[CodeType, str] = {}
+        self._sources: dict[str, str] = {}
         self._stop = threading.Event()
         self._beat = threading.Event()
         self._loop_thread = 0
@@ -46,6 +49,7 @@ class Watch:
         code = getattr(call_of(service.body), "__code__", None)
         if code is not None:
             self._codes[code] = service.name
+            self._sources[service.name] = f" at {code.co_filename}:{code.co_firstlineno}"
 
     def start(self) -> None:
         self._loop_thread = threading.get_ident()
@@ -68,11 +72,12 @@ class Watch:
                 self._advise()
                 continue
             frame = sys._current_frames().get(self._loop_thread)
+            idle = frame is None or frame.f_code.co_filename.endswith(_IDLE)
             place = self._place(frame)
             del frame
             while not self._beat.wait(1.0) and not self._stop.is_set():
                 pass
-            self._report(place, time.monotonic() - sent)
+            self._report(None if idle else place, time.monotonic() - sent)
 
     def _place(self, frame: FrameType | None) -> tuple[str, str, int]:
         """The innermost frame of user code, and the service whose body is on the stack."""
@@ -89,9 +94,11 @@ class Watch:
             frame = frame.f_back
         return service, *where
 
-    def _report(self, place: tuple[str, str, int], seconds: float) -> None:
+    def _report(self, place: tuple[str, str, int] | None, seconds: float) -> None:
         self.blocks += 1
         self.blocked_seconds += seconds
+        if place is None:
+            return  # it ran nothing: the machine is busy, and no code of the user's is to blame
         service, file, line = place
         if (file, line) in self.places or len(self.places) > 1000:
             return
@@ -109,12 +116,14 @@ class Watch:
             bound = getattr(binding.executor, "gil_bound", None)
             if bound is not None and ("gil", id(binding)) not in self.places and bound():
                 self.places.add(("gil", id(binding)))
+                replicas = len(binding.station.replicas)
                 logger.warning(
-                    "the threads of service %r wait for each other: its Python code holds the GIL, so %d threads do the "
+                    "the threads of service %r%s wait for each other: its Python code holds the GIL, so %d threads do the "
                     "work of one; use on=penstock.Process(replicas=%d)",
                     binding.name,
-                    len(binding.station.replicas),
-                    len(binding.station.replicas),
+                    self._sources.get(binding.name, ""),
+                    replicas,
+                    replicas,
                 )
 
 

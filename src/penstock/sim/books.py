@@ -13,8 +13,28 @@ from itertools import combinations
 
 from penstock.core.policy.limit import FixedState, RateState
 from penstock.core.policy.order import FairShare
-from penstock.core.request import ENDED, RUNNING, Request, Work
+from penstock.core.request import (
+    ABANDONED,
+    BACKOFF,
+    ENDED,
+    PENDING,
+    QUEUED,
+    RUNNING,
+    STAGED,
+    STATE_NAMES,
+    Request,
+    Work,
+)
 from penstock.core.station import Station
+
+MOVES = {
+    *((PENDING, state) for state in (QUEUED, STAGED, RUNNING, ENDED)),
+    *((QUEUED, state) for state in (STAGED, RUNNING, ENDED)),
+    *((STAGED, state) for state in (QUEUED, RUNNING, ABANDONED, ENDED)),
+    *((RUNNING, state) for state in (BACKOFF, ABANDONED, ENDED)),
+    *((BACKOFF, state) for state in (QUEUED, STAGED, RUNNING, ENDED)),
+    (ABANDONED, ENDED),
+}  # seen between two steps, in which a request may move twice
 
 
 class Books:
@@ -29,20 +49,21 @@ class Books:
         self.calls: Counter[str] = Counter()
         self.retries: Counter[str] = Counter()
         self.starts: dict[str, deque[float]] = {}
-        self.fair = [Fairness(s) for s in stations if isinstance(s.options.order, FairShare) and s.batch is None]
-        self.now = 0.0
+        self.fair = [Fairness(s) for s in stations if _by_turns(s)]
+        self.states: dict[Request, int] = {}  # of those that have not ended, as they were last seen
+        self.moves: Counter[str] = Counter()
         self.waits: dict[str, set[str]] = {}  # who holds -> what was waited for
 
     def submitted(self, request: Request) -> None:
         assert request.station is not None
         self.calls[request.station.name] += 1
+        self.states[request] = PENDING
         if request.state != ENDED:
             for held in request.held:
                 self.waits.setdefault(held, set()).update(request.station.nodes)
 
     def started(self, work: Work, now: float) -> None:
         """The laws of starting."""
-        self.now = now
         station = work.station
         if work.replica >= 0:
             key = (station.name, work.replica)
@@ -100,7 +121,14 @@ class Books:
         self.ends[request] = request.ended
 
     def look(self) -> None:
-        """After every step: who is backlogged."""
+        """After every step: who has moved, and who is backlogged."""
+        moved = [(request, old) for request, old in self.states.items() if request.state != old]
+        for request, old in moved:
+            assert (old, request.state) in MOVES, f"{request!r} was {STATE_NAMES[old]}"
+            self.moves[f"{STATE_NAMES[old]} -> {STATE_NAMES[request.state]}"] += 1
+            self.states[request] = request.state
+            if request.state == ENDED:
+                del self.states[request]
         for fairness in self.fair:
             fairness.look()
 
@@ -111,6 +139,17 @@ class Books:
             assert by is None or self.ends[request] < by, f"{request!r} starved"
         assert not self.running and not self.slots, "work was forgotten"
         TopologicalSorter(self.waits).prepare()  # raises CycleError: a circle of waiting was let in
+
+
+def _by_turns(station: Station) -> bool:
+    """Whether every start here takes the fair order's next ones, as it is reported.
+
+    Nested calls of a direct station pass its queue, a batch by cost or key is filled with what is like its first, and a
+    staged one was chosen earlier.
+    """
+    batch = station.batch
+    plain = batch is None or (batch.cost is None and batch.key is None and not station.options.stage)
+    return isinstance(station.options.order, FairShare) and plain and not station.direct
 
 
 class Fairness:

@@ -41,6 +41,7 @@ class Callers:
             self.joins,
             self.within,
             self.floods,
+            self.changes_mind,
         ]
 
     async def call(self, n: int, at: float) -> None:
@@ -154,7 +155,12 @@ class Callers:
             await calls.aclose()  # type: ignore[attr-defined]
 
     async def joins(self, n: int) -> None:
-        await join(self.one(), self.one(), self.one())
+        """All or nothing: once it is over, none of its calls goes on."""
+        calls = [self.one() for _ in range(3)]
+        try:
+            await join(*calls)
+        finally:
+            assert not [call for call in calls if call.status in ("queued", "running")], f"left by a join: {calls}"
 
     async def floods(self, n: int) -> None:
         """More than fits at once, so that batches are full and the next ones wait at their replicas."""
@@ -164,6 +170,15 @@ class Callers:
             if self.random.random() < 0.1:
                 await asyncio.sleep(0.001)
                 call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    async def changes_mind(self, n: int) -> None:
+        """Calls that are cancelled in the turn in which they arrive, so that work is stopped before its first step."""
+        service = self.random.choice([each for each in self.unary if each.batched])
+        calls = [service(self.random.randrange(20)).start() for _ in range(self.random.choice((1, 2, 4, 8)))]
+        await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
 
     async def within(self, n: int) -> None:

@@ -44,6 +44,7 @@ class Storm:
         self.books = Books(self.stations)
         self.staged: dict[tuple[str, int], Work] = {}
         self.requests: list[Request] = []
+        self.hot: Station | None = None
 
     def run(self) -> Storm:
         """To the end; raises AssertionError when a law is broken."""
@@ -51,8 +52,12 @@ class Storm:
             for replica in station.replicas:
                 self.apply(self.scheduler.replica_up(station, replica.index, self.now), "up")
         at = 0.0
-        for _ in range(self.total):
-            at += self.random.expovariate(self.random.choice((20.0, 200.0, 2000.0)))
+        flood = self.random.random() < 0.5  # calm at first, then all at once, and nearly all at one station
+        if flood:
+            self.hot = next((fairness.station for fairness in self.books.fair), self.random.choice(self.stations))
+        for n in range(self.total):
+            rates = (20.0, 200.0, 2000.0) if not flood else (20.0,) if n < world.CALM else (5000.0,)
+            at += self.random.expovariate(self.random.choice(rates))
             self.at(at, "arrive", None)
         for _ in range(6):
             self.at(self.random.uniform(0, at), "fault", None)
@@ -68,6 +73,7 @@ class Storm:
         idle(self.scheduler)
         self.books.close(self.requests, at + LONGEST if calm else None)
         assert not self.staged, "staged work was forgotten"
+        self.seen += self.books.moves
         return self
 
     def step(self) -> None:
@@ -89,6 +95,8 @@ class Storm:
 
     def do_arrive(self, _: None) -> None:
         station = self.random.choice(self.stations)
+        if self.hot is not None and self.random.random() < 0.8:
+            station = self.hot
         request = world.request(self.random, station, len(self.requests), self.now, self.stations)
         self.requests.append(request)
         commands = self.scheduler.submit(station, request, self.now)
@@ -127,6 +135,9 @@ class Storm:
         station = self.random.choice([s for s in self.stations if s.replicas])
         index = self.random.randrange(len(station.replicas))
         self.crash(station, index)
+        if not any(replica.up for replica in station.replicas) and self.random.random() < 0.5:
+            self.seen["given up"] += 1
+            self.apply(self.scheduler.give_up(station, WorkerLost("for good"), self.now), f"give up {station.name}")
         self.at(self.now + self.random.uniform(0.0, 0.5), "restart", (station, index))
 
     def crash(self, station: Station, index: int) -> None:

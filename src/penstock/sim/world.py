@@ -16,6 +16,8 @@ from penstock.core.request import Request
 from penstock.core.scheduler import Scheduler
 from penstock.core.station import Station, StationOptions
 
+CALM = 25  # the first calls, nearly all of one tenant
+
 
 def padded(items: Any) -> float:
     """Padded cost: count x longest."""
@@ -38,19 +40,21 @@ def stations(random: Random, scheduler: Scheduler) -> list[Station]:
                 key=_key if random.random() < 0.3 else None,
                 learn=random.random() < 0.8,
             )
+        safe = random.random() < 0.5
+        retry = Retry(attempts=3, base=random.choice((0.02, 0.3)), reserve=random.choice((0.0, 1.0, 3.0))) if safe else None
         made.append(
             scheduler.add(
                 StationOptions(
                     name=f"s{n}",
                     replicas=replicas,
                     queue=Queue(
-                        items=(batch.max_size if batch is not None else 2) + random.choice((0, 4, 90)),
-                        size_bytes=random.choice((50, 10_000)),
+                        items=(batch.max_size if batch is not None else 2) + random.choice((0, 4, 90, 90)),
+                        size_bytes=random.choice((50, 10_000, 10_000)),
                     ),
                     order=_order(random),
                     limits=_limits(random),
                     batch=batch,
-                    retry=Retry(attempts=3, base=0.02, reserve=3.0) if (safe := random.random() < 0.5) else None,
+                    retry=retry,
                     needs=((shared, 1.0),) if random.random() < 0.3 else (),
                     safe=safe,
                     streams=batch is None and random.random() < 0.3,
@@ -70,7 +74,7 @@ def _key(item: Any) -> bool:
 def _order(random: Random) -> Order:
     leaf: Fifo | EarliestDeadline = random.choice((Fifo(), EarliestDeadline(horizon=5.0)))
     fair = FairShare(weights={"a": random.choice((1.0, 3.0))}, then=leaf)
-    return random.choice((leaf, fair, Priority(age=0.2, then=fair), Priority(age=1.0, then=leaf), Priority()))
+    return random.choice((leaf, fair, fair, fair, Priority(age=0.2, then=fair), Priority(age=1.0, then=leaf), Priority()))
 
 
 def _limits(random: Random) -> tuple[Limit, ...]:
@@ -95,7 +99,7 @@ def request(random: Random, station: Station, number: int, now: float, stations:
         arrival=now,
         deadline=now + random.choice((0.01, 0.1, 0.5, 3.0)) if random.random() < 0.4 else None,
         priority=random.choice((0, 0, 0, 1, 3)),
-        tenant=random.choice(("a", "a", "b", "c")),
+        tenant=random.choice("aaaaaaab" if number < CALM else "aabc"),
         size=random.choice((0, 1, 10, 30)),
         cost=batch.alone(value) if batch is not None else 1.0,
         value=value,

@@ -1,0 +1,47 @@
+"""Continuous batching: requests join and leave a running model between its steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from penstock.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """Up to `size` requests at once in a model that advances in steps; in place of a `Batch`.
+
+    The body is a class with three methods, called by one thread:
+
+    `add(self, slot, ...)` puts a request into a slot (0 to size - 1) and returns how many units its start takes, such
+    as the tokens of a prompt, or None where there is nothing to work off. What comes after `slot` is what callers
+    pass. `step(self, slots)` gets a dict from slot to units: what it may work off of a start, else 1. It returns pairs
+    `(slot, item)`, any number of them; the item `ps.END` ends the request, an exception instance fails it.
+    `drop(self, slot)`: the request has ended, or nobody wants it any more; the slot will be given to another.
+
+    Callers read items as a stream, or with `stream=False` await the last one (denoising). `budget` bounds the units of
+    one step: each slot under way takes one, the rest goes to starts, which are worked off in pieces so that no long
+    prompt holds up the others. Without it, seconds = a + b x units is fitted to the steps, and starts get what keeps a
+    step within `stretch` times what it takes without them. A reader who is `buffer` items (of the service) behind
+    pauses its slot, or with `slow="drop"` is ended with SlowReader.
+
+    Iteration-level scheduling is from Orca (Yu et al., OSDI 2022), starts in pieces from Sarathi-Serve (Agrawal et
+    al., OSDI 2024).
+    """
+
+    size: int = 32
+    budget: int | None = None
+    stretch: float = 1.5
+    stream: bool = True
+    slow: Literal["pause", "drop"] = "pause"
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"Slots(size={self.size}): at least 1")
+        if self.budget is not None and self.budget < 1:
+            raise ConfigError(f"Slots(budget={self.budget}): at least 1 unit a step")
+        if not self.stretch > 1:
+            raise ConfigError(f"Slots(stretch={self.stretch:g}): greater than 1, or nothing could ever start beside others")
+        if self.slow not in ("pause", "drop"):
+            raise ConfigError(f'Slots(slow={self.slow!r}): "pause" or "drop"')

@@ -1,0 +1,190 @@
+"""Who is in which slot of a model that advances in steps, and how much of each step is whose.
+
+Only bookkeeping: the loop around it, which calls the model, is a thread's, a task's or a child process's. Between two
+steps it lets requests in and out, so nothing here is ever touched while the model runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, Final
+
+from penstock.errors import BadResult, StreamOverflow
+
+FIRST = 64  # units of a start in one step, while nothing is known of their price
+ALONE = 2048  # where no other slot would be held up
+
+
+class End:
+    """The type of `END`."""
+
+    def __repr__(self) -> str:
+        return "END"
+
+
+END: Final = End()
+"""The last item of a slot: its request has ended."""
+
+
+class Seat:
+    """One request in its slot."""
+
+    __slots__ = ("key", "last", "left", "room")
+
+    def __init__(self, key: Any, units: int, room: float) -> None:
+        self.key = key
+        self.left = units  # of its start, to be worked off
+        self.room = room  # items that its reader would still let it be ahead
+        self.last: Any = END  # the newest item, where only the last one is asked for
+
+
+class Stepper:
+    """The slots of one model. `items`, `ends` and `drops` are what the steps so far have left to be carried out."""
+
+    def __init__(self, name: str, *, budget: int | None, stretch: float, buffer: int, stream: bool, drop_slow: bool) -> None:
+        self.name = name
+        self.budget = budget
+        self.stretch = stretch
+        self.buffer = buffer
+        self.stream = stream
+        self.drop_slow = drop_slow
+        self.seats: dict[int, Seat] = {}
+        self.starting: dict[int, Seat] = {}  # in the order of their coming
+        self.stepping: dict[int, int] = {}  # slots that are past their start and whose readers keep up, each with a 1
+        self.items: list[tuple[Any, Any]] = []
+        self.ends: list[tuple[Any, Any]] = []
+        self.drops: list[int] = []
+        self.base = 0.0  # mean seconds of a step without starts
+        self.price = 0.0  # mean seconds that one unit of a start adds
+
+    # Between steps
+
+    def join(self, slot: int, key: Any, units: Any) -> None:
+        """This request was added to this slot; `units` is what `add` returned."""
+        if units is None:
+            units = 0
+        if not isinstance(units, int) or units < 0:
+            self.drops.append(slot)
+            got = f"{self.name}: add() returned {units!r}; return how many units the start takes, or None"
+            self.ends.append((key, BadResult(got)))
+            return
+        seat = self.seats[slot] = Seat(key, units, self.buffer if self.stream else float("inf"))
+        if units:
+            self.starting[slot] = seat
+        else:
+            self.stepping[slot] = 1
+
+    def leave(self, slot: int, key: Any) -> None:
+        """Nobody wants this request any more."""
+        seat = self.seats.get(slot)
+        if seat is not None and seat.key is key:
+            self._end(slot, seat, asyncio.CancelledError())
+
+    def acknowledge(self, slot: int, key: Any, count: int) -> None:
+        """The reader took `count` items: a slot that paused goes on."""
+        seat = self.seats.get(slot)
+        if seat is not None and seat.key is key:
+            seat.room += count
+            if seat.room > 0 and not seat.left:
+                self.stepping[slot] = 1
+
+    @property
+    def idle(self) -> bool:
+        """Nothing to step: no requests, or only such as wait for their readers."""
+        return not self.stepping and not self.starting
+
+    # One step
+
+    def plan(self) -> dict[int, int]:
+        """The units of each slot in the next step."""
+        plan = self.stepping.copy()
+        if self.starting:
+            room = self._room()
+            for slot, seat in self.starting.items():
+                plan[slot] = units = min(seat.left, room)
+                room -= units
+                if room <= 0:
+                    break
+        return plan
+
+    def _room(self) -> int:
+        """How many units of starts the next step can take; at least one, or they would starve."""
+        if self.budget is not None:
+            return max(1, self.budget - len(self.stepping))
+        if not self.stepping:
+            return ALONE
+        if not self.price or not self.base:
+            return FIRST
+        return max(1, int((self.stretch - 1.0) * self.base / self.price))
+
+    def absorb(self, plan: dict[int, int], emissions: Iterable[tuple[int, Any]], seconds: float) -> None:
+        """The model made this step. Raises what a malformed emission raises, which then fails the step."""
+        self._work_off(plan, seconds)
+        seats, items, stream = self.seats, self.items, self.stream
+        for slot, item in emissions:
+            seat = seats.get(slot)
+            if seat is None or slot not in plan:
+                if item is END or slot in plan:
+                    continue  # it has just been ended here, or says twice that it ended
+                raise ValueError(f"an item for slot {slot!r}, which was not in this step")
+            if item is END:
+                self._end(slot, seat, None)
+            elif isinstance(item, BaseException):
+                self._end(slot, seat, item)
+            elif not stream:
+                seat.last = item
+            else:
+                items.append((seat.key, item))
+                seat.room -= 1
+                if seat.room <= 0:
+                    self._full(slot, seat)
+
+    def _work_off(self, plan: dict[int, int], seconds: float) -> None:
+        if not self.starting:
+            self.base = seconds if not self.base else self.base + 0.1 * (seconds - self.base)
+            return
+        started = 0
+        for slot, seat in list(self.starting.items()):
+            units = plan.get(slot)
+            if units is None:
+                break
+            started += units
+            seat.left -= units
+            if seat.left <= 0:
+                del self.starting[slot]
+                if seat.room > 0:
+                    self.stepping[slot] = 1
+        price = max(seconds - (self.base if len(plan) > 1 else 0.0), 0.0) / max(started, 1)
+        self.price = price if not self.price else self.price + 0.1 * (price - self.price)
+
+    def _full(self, slot: int, seat: Seat) -> None:
+        if self.drop_slow:
+            text = f"{self.name}: the reader is {self.buffer} items behind; read faster, or raise buffer="
+            self._end(slot, seat, StreamOverflow(text))
+        else:
+            self.stepping.pop(slot, None)
+
+    def fail(self, plan: dict[int, int], error: BaseException) -> None:
+        """The step was not made: it fails all that took part."""
+        for slot in plan:
+            seat = self.seats.get(slot)
+            if seat is not None:
+                self._end(slot, seat, error)
+
+    def _end(self, slot: int, seat: Seat, result: Any) -> None:
+        del self.seats[slot]
+        self.stepping.pop(slot, None)
+        self.starting.pop(slot, None)
+        self.drops.append(slot)
+        if result is None and not self.stream:
+            result = seat.last
+            if result is END:
+                result = BadResult(f"{self.name}: ended without an item, so there is no answer")
+        self.ends.append((seat.key, result))
+
+    def take(self) -> tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]]:
+        """What is to be told: pairs of request and item, pairs of request and result."""
+        told = self.items, self.ends
+        self.items, self.ends = [], []
+        return told

@@ -1,0 +1,376 @@
+"""Continuous batching: who steps when, in the bookkeeping alone and in real threads and tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import penstock as ps
+from penstock.errors import BadResult, ConfigError, ShuttingDown, StreamOverflow
+from penstock.executors.stepper import END, Stepper
+from penstock.sim.loop import VirtualLoop
+
+
+def stepper(**options: Any) -> Stepper:
+    return Stepper("model", **{"budget": None, "stretch": 1.5, "buffer": 8, "stream": True, "drop_slow": False, **options})
+
+
+# The bookkeeping
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_every_request_ends_once_and_every_step_is_within_its_bounds(data: st.DataObject) -> None:
+    size, budget = data.draw(st.integers(1, 6)), data.draw(st.none() | st.integers(1, 20))
+    buffer = data.draw(st.integers(1, 5))
+    s = stepper(budget=budget, buffer=buffer)
+    free, running, ended = list(range(size)), {}, []
+    left: dict[int, int] = {}
+    ahead: dict[int, int] = {}
+    got: dict[int, list[int]] = {}
+    done: dict[int, Any] = {}
+    wants = data.draw(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9)), max_size=15))
+    waiting = list(enumerate(wants))
+    key_of = {}
+    for _ in range(400):
+        action = data.draw(st.sampled_from(["join", "step", "step", "step", "read", "leave"]))
+        if action == "join" and waiting and free:
+            key, (units, n) = waiting.pop(0)
+            slot = free.pop()
+            running[slot], left[slot], ahead[key], got[key] = key, units, 0, []
+            key_of[key] = n
+            s.join(slot, key, units or None)
+        elif action == "read" and running:
+            slot = data.draw(st.sampled_from(sorted(running)))
+            key = running[slot]
+            if ahead[key]:
+                s.acknowledge(slot, key, ahead[key])
+                ahead[key] = 0
+        elif action == "leave" and running:
+            slot = data.draw(st.sampled_from(sorted(running)))
+            s.leave(slot, running[slot])
+        elif action == "step" and not s.idle:
+            plan = s.plan()
+            starts = {slot: n for slot, n in plan.items() if left[slot]}
+            assert set(plan) <= set(running)
+            assert all(n == 1 for slot, n in plan.items() if slot not in starts)
+            assert all(0 < n <= left[slot] for slot, n in starts.items())
+            if budget is not None:
+                assert sum(starts.values()) <= max(1, budget - (len(plan) - len(starts)))
+            paused = {slot for slot in running if not left[slot] and ahead[running[slot]] >= buffer}
+            assert set(plan) - set(starts) == {slot for slot in running if not left[slot]} - paused  # every step is full
+            if any(left.get(slot) for slot in running):
+                assert starts  # and nobody starves at the start
+            out = []
+            for slot, n in plan.items():
+                left[slot] = max(0, left[slot] - n)
+                if left[slot]:
+                    continue
+                key = running[slot]
+                if len(got[key]) >= key_of[key]:
+                    out.append((slot, END))
+                else:
+                    out.append((slot, len(got[key])))
+            s.absorb(plan, out, 0.01)
+        items, ends = s.take()
+        for key, item in items:
+            got[key].append(item)
+            ahead[key] += 1
+            assert ahead[key] <= buffer
+        for key, result in ends:
+            assert key not in done
+            done[key] = result
+            slot = next(slot for slot, other in running.items() if other == key)
+            del running[slot], left[slot]
+            ended.append(slot)
+        assert sorted(s.drops) == sorted(ended)
+        free += ended
+        ended.clear()
+        s.drops.clear()
+    for key, result in done.items():
+        assert got[key] == list(range(len(got[key])))
+        if result is None:
+            assert len(got[key]) == key_of[key]
+
+
+def test_starts_are_worked_off_beside_the_others_at_the_price_that_was_learned() -> None:
+    s = stepper(stretch=1.5, buffer=10**9)
+    for slot in range(4):
+        s.join(slot, slot, None)
+    for _ in range(50):
+        s.absorb(plan := s.plan(), [(slot, 1) for slot in plan], 0.010)
+    s.join(4, 4, 100_000)
+    for _ in range(60):
+        plan = s.plan()
+        seconds = 0.010 + 0.0001 * plan[4]
+        s.absorb(plan, [(slot, 1) for slot in range(4)], seconds)
+    assert plan[4] == pytest.approx(50, abs=2)
+    assert seconds <= 0.0155
+
+
+def test_what_add_and_step_must_not_do() -> None:
+    s = stepper()
+    s.join(0, "a", -1)
+    s.join(1, "b", "many")
+    s.join(2, "c", None)
+    plan = s.plan()
+    with pytest.raises(ValueError, match="which was not in this step"):
+        s.absorb(plan, [(0, 1)], 0.1)
+    s.fail(plan, ValueError("no"))
+    assert [(key, type(result)) for key, result in s.take()[1]] == [("a", BadResult), ("b", BadResult), ("c", ValueError)]
+    assert sorted(s.drops) == [0, 1, 2]
+    assert s.idle
+
+
+# Real threads and tasks
+
+
+class Words:
+    """Says a word as often as it is told; notes how full its steps were."""
+
+    def __init__(self) -> None:
+        self.requests: dict[int, list[Any]] = {}
+        self.sizes: list[int] = []
+        self.dropped = 0
+
+    def add(self, slot: int, word: str, times: int) -> int | None:
+        if times < 0:
+            raise ValueError("times is negative")
+        assert slot not in self.requests
+        self.requests[slot] = [word, times]
+        return len(word)
+
+    def step(self, slots: dict[int, int]) -> list[tuple[int, str]]:
+        self.sizes.append(len(slots))
+        out: list[tuple[int, Any]] = []
+        for slot, units in slots.items():
+            request = self.requests[slot]
+            if isinstance(request[1], int) and len(request) == 2:
+                request.append(len(request[0]))
+            request[2] -= units
+            if request[2] > 0:
+                continue
+            if request[0] == "explode":
+                raise RuntimeError("boom")
+            if request[0] == "fail":
+                out.append((slot, KeyError("this one")))
+            elif request[1] == 0:
+                out.append((slot, ps.END))
+            else:
+                request[1] -= 1
+                out.append((slot, request[0]))
+        return out
+
+    def drop(self, slot: int) -> None:
+        del self.requests[slot]
+        self.dropped += 1
+
+
+class AsyncWords(Words):
+    """The same on the loop."""
+
+    async def step(self, slots: dict[int, int]) -> list[tuple[int, str]]:  # type: ignore[override]
+        await asyncio.sleep(0.001)
+        return super().step(slots)
+
+
+threaded = ps.service(Words, name="words", batch=ps.Slots(4), on=ps.Thread())
+inline = ps.service(AsyncWords, name="async_words", batch=ps.Slots(4))
+last = ps.service(Words, name="last_word", batch=ps.Slots(2, stream=False), on=ps.Thread())
+two = ps.service(Words, name="two_models", batch=ps.Slots(2), on=ps.Thread(2))
+strict = ps.service(Words, name="strict", batch=ps.Slots(2, slow="drop"), on=ps.Thread(), buffer=4)
+
+EACH = pytest.mark.parametrize("words", [threaded, inline, two], ids=lambda s: s.name)
+
+
+def run(body: Callable[[ps.Runtime], Awaitable[Any]]) -> Any:
+    async def main() -> Any:
+        async with ps.Runtime(threaded, inline, last, two, strict) as runtime:
+            result = await asyncio.wait_for(body(runtime), 30)
+            while runtime.busy():
+                await asyncio.sleep(0.001)
+            return result
+
+    return asyncio.run(main())
+
+
+async def said(call: Any) -> list[str]:
+    return [word async for word in call]
+
+
+@EACH
+def test_streams_are_complete_and_in_order(words: Any) -> None:
+    async def body(runtime: ps.Runtime) -> None:
+        answers = await asyncio.gather(*(said(words(f"w{n}", n)) for n in range(20)))
+        assert answers == [[f"w{n}"] * n for n in range(20)]
+        assert runtime.snapshot()[words.name].outcomes == {"ok": 20}
+
+    run(body)
+
+
+@EACH
+def test_a_failure_is_its_own(words: Any) -> None:
+    async def body(runtime: ps.Runtime) -> None:
+        results = await asyncio.gather(
+            said(words("fine", 3)), said(words("fail", 3)), said(words("never", -1)), return_exceptions=True
+        )
+        assert results[0] == ["fine"] * 3
+        assert isinstance(results[1], KeyError)
+        assert isinstance(results[2], ValueError)
+        with pytest.raises(RuntimeError, match="boom"):
+            await said(words("explode", 1))
+        assert await said(words("after", 2)) == ["after"] * 2
+
+    run(body)
+
+
+@EACH
+def test_leaving_frees_the_slot_between_steps(words: Any) -> None:
+    async def body(runtime: ps.Runtime) -> None:
+        for _ in range(12):  # more often than there are slots
+            async for _ in words("on and on", 10**9):
+                break
+        assert await said(words("next", 1)) == ["next"]
+        while runtime.busy():
+            await asyncio.sleep(0.001)
+        assert runtime.snapshot()[words.name].outcomes == {"ok": 1, "cancelled": 12}
+
+    run(body)
+
+
+def test_the_last_item_is_the_answer_where_nothing_streams() -> None:
+    async def body(runtime: ps.Runtime) -> None:
+        assert await asyncio.gather(*(last(f"w{n}", 3) for n in range(5))) == [f"w{n}" for n in range(5)]
+        with pytest.raises(BadResult, match="without an item"):
+            await last("nothing", 0)
+        call = last("long", 10**9).start()
+        while call.status != "running":
+            await asyncio.sleep(0.001)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    run(body)
+
+
+def test_a_slow_reader_pauses_its_own_slot_only() -> None:
+    async def body(runtime: ps.Runtime) -> None:
+        slow = threaded("slow", 500)
+        reading = aiter(slow)
+        assert await anext(reading) == "slow"
+        for n in range(5):
+            assert await said(threaded(f"fast{n}", 200)) == [f"fast{n}"] * 200
+        assert [word async for word in reading] == ["slow"] * 499
+
+    run(body)
+
+
+def test_a_slow_reader_is_dropped_where_the_service_says_so() -> None:
+    async def body(runtime: ps.Runtime) -> None:
+        reading = aiter(strict("slow", 500))
+        assert await anext(reading) == "slow"
+        while runtime.snapshot()["strict"].in_flight:
+            await asyncio.sleep(0.001)
+        with pytest.raises(StreamOverflow, match="4 items behind"):
+            async for _ in reading:
+                pass
+
+    run(body)
+
+
+def test_a_constructor_that_raises_is_heard_at_the_start() -> None:
+    class Broken(Words):
+        def __init__(self) -> None:
+            raise OSError("no weights")
+
+    async def body() -> None:
+        async with ps.Runtime(ps.service(Broken, name="broken", batch=ps.Slots(2), on=ps.Thread(2))):
+            pass
+
+    with pytest.raises(OSError, match="no weights"):
+        asyncio.run(body())
+
+
+def test_draining_lets_streams_end() -> None:
+    async def body() -> list[str]:
+        runtime = ps.Runtime(inline)
+        async with runtime:
+            reading = asyncio.ensure_future(said(inline("end", 30)))
+            while not runtime.busy():
+                await asyncio.sleep(0)
+        return await reading
+
+    assert asyncio.run(body()) == ["end"] * 30
+
+
+def test_a_grace_that_is_over_ends_streams_with_an_error() -> None:
+    async def body() -> None:
+        runtime = ps.Runtime(threaded, grace=0.05)
+        async with runtime:
+            reading = asyncio.ensure_future(said(threaded("on", 10**9)))
+            while not runtime.busy():
+                await asyncio.sleep(0)
+        with pytest.raises(ShuttingDown):
+            await reading
+        while any(t.name.startswith("penstock-words") for t in threading.enumerate()):
+            await asyncio.sleep(0.001)
+
+    asyncio.run(body())
+
+
+def test_fair_share_pays_for_every_item() -> None:
+    """Two tenants, one with streams ten times as long: each gets half of the slots' time."""
+    given: dict[str, int] = {"long": 0, "short": 0}
+
+    class Timed(AsyncWords):
+        pass
+
+    timed = ps.service(Timed, name="timed", batch=ps.Slots(4), order=ps.FairShare(), limit=())
+
+    async def caller(tenant: str, n: int) -> None:
+        with ps.budget(tenant=tenant):
+            while True:
+                async for _ in timed("w", n):
+                    given[tenant] += 1
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with ps.Runtime(timed, clock=loop.time, watch=False):
+            tasks = [loop.create_task(caller(tenant, n)) for tenant, n in (("long", 100), ("short", 10)) for _ in range(16)]
+            await asyncio.sleep(60)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    loop = VirtualLoop()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+    share = given["short"] / sum(given.values())
+    assert 0.42 < share < 0.58, given
+
+
+@pytest.mark.parametrize(
+    ("declare", "message"),
+    [
+        (lambda: ps.Slots(0), "at least 1"),
+        (lambda: ps.Slots(stretch=1.0), "greater than 1"),
+        (lambda: ps.Slots(slow="wait"), "pause"),  # type: ignore[arg-type]
+        (lambda: ps.service(lambda x: x, name="f", batch=ps.Slots(2)), "is no class"),
+        (lambda: ps.service(type("No", (), {"add": 1}), batch=ps.Slots(2)), "lacks add, step, drop"),
+    ],
+)
+def test_contradictions_are_refused(declare: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        declare()
+
+
+def test_callers_see_the_signature_of_add() -> None:
+    assert str(threaded.signature) == "(word: str, times: int) -> str"
