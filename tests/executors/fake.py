@@ -89,7 +89,7 @@ class Host:
         work.state = "returned"
         work.done.set()
 
-    def finished(self, work: Work, results: Sequence[Any], seconds: float | None = None) -> None:
+    def finished(self, work: Work, results: Sequence[Any], seconds: float | None = None, measured: bool = True) -> None:
         self._check(work.state == "running", f"finished while {work.state}")
         self._check(len(results) == len(work.requests), "wrong number of results")
         work.state, work.results = "finished", results

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from penstock.executors.base import Body
+from penstock.executors.base import Body, Process
 from penstock.executors.process import ProcessExecutor
 from penstock.executors.thread import ThreadExecutor
 
@@ -82,8 +82,8 @@ class Storm(Host):
         self.current[work.replica] = work
         self.feed(work.replica)
 
-    def finished(self, work: Work, results: Sequence[Any], seconds: float | None = None) -> None:
-        super().finished(work, results, seconds)
+    def finished(self, work: Work, results: Sequence[Any], seconds: float | None = None, measured: bool = True) -> None:
+        super().finished(work, results, seconds, measured)
         assert self.current[work.replica] is work
         self.current[work.replica] = None
         self.counts["finished"] += 1
@@ -153,6 +153,6 @@ def test_processes(seed: int, kind: str) -> None:
         target = {"unary": targets.spin, "batch": targets.same, "stream": targets.count}[kind]
         body = Body("svc", target, batched=kind == "batch", streams=kind == "stream")
         loop = asyncio.get_running_loop()
-        await storm(ProcessExecutor(body, host, loop, 2, 1, buffer=dice.choice((1, 2, 16))), host, total)
+        await storm(ProcessExecutor(body, host, loop, Process(2), 1, buffer=dice.choice((1, 2, 16))), host, total)
 
     asyncio.run(main())
