@@ -22,6 +22,7 @@ bench: $(VENV)/.test  ## the in-process figures; see bench/README.md for the oth
 
 soak: $(VENV)/.test  ## long storms
 	PENSTOCK_SEEDS=200000 PENSTOCK_RUNTIME_SEEDS=20000 $(BIN)/python -m pytest -n 2 tests/sim
+	PENSTOCK_PROCESS_SEEDS=200 $(BIN)/python -m pytest tests/executors/test_process_storm.py
 
 $(VENV)/bin/python:
 	@echo "making a virtual environment in $(VENV)"

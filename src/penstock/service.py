@@ -98,7 +98,7 @@ class ServiceOptions:
     on: Place | None = None
     needs: Mapping[Pool, float] | None = None
     within: float | None = None
-    safe: bool = False
+    safe: bool | None = None  # None: not said
     start_timeout: float | None = None
     progress_timeout: float | None = None
     size: Callable[..., int] | None = None
@@ -115,7 +115,7 @@ class Service(Generic[P, R]):
         self.batched = body.batched
         self.streams = body.streams
         self.is_async = body.is_async
-        self.safe = options.safe
+        self.safe = bool(options.safe)
         self.signature = caller_signature(body)
         self.doc = inspect.getdoc(body.target) or ""
         self.__doc__ = self.doc or Service.__doc__
@@ -184,8 +184,8 @@ def service(  # type: ignore[misc]
     callers pass single items; with `batch=Slots(...)` requests join and leave a class that advances in steps. `within`
     bounds every call (seconds), `start_timeout` the wait in the queue, `progress_timeout` the time without an answer
     or a next item, never the length of a stream. `safe=True` declares that a call may be run twice (retries, HTTP
-    GET). `needs` takes amounts of shared pools while a call runs. `size` gives the bytes that a queued call's input
-    holds. Raises ConfigError for what contradicts itself.
+    GET), `safe=False` that a batch may not, even when its process died. `needs` takes amounts of shared pools while a
+    call runs. `size` gives the bytes that a queued call's input holds. Raises ConfigError for what contradicts itself.
     """
     options = ServiceOptions(
         batch=batch if isinstance(batch, Batch) else None,
@@ -197,7 +197,7 @@ def service(  # type: ignore[misc]
         on=on,
         needs=needs,
         within=within,
-        safe=bool(safe),
+        safe=safe,
         start_timeout=start_timeout,
         progress_timeout=progress_timeout,
         size=size,

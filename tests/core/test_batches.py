@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from stand import Stand
 
 from penstock.core.estimate import ServiceTime
-from penstock.core.policy.batch import Batch, Pricing, choose
+from penstock.core.policy.batch import Batch, Pricing, choose, release
 from penstock.core.request import Request
+from penstock.core.station import Station, StationOptions
 
 
 def padded(items: Any) -> float:
@@ -133,3 +134,15 @@ def test_one_bad_item_fails_alone() -> None:
     work = stand.started.pop()
     stand.do(stand.scheduler.finish(work, 0.1, [None, ValueError("bad"), None]))
     assert [call.outcome for call in calls] == ["ok", "failed", "ok"]
+
+
+def test_what_was_too_much_for_memory_is_not_tried_again() -> None:
+    policy = Batch(max_size=8, max_wait=0.0, cost=lambda items: float(sum(items)), learn=False)
+    station = Station(StationOptions(name="s", replicas=1, batch=policy))
+    station.outgrown(requests(policy, [10, 10, 10, 10]))
+    station.outgrown(requests(policy, [30, 30]))  # a dearer one says nothing new
+    assert station.max_cost == 20.0
+    window = requests(policy, [9, 9, 9, 9])
+    chosen, bound = choose(policy, Pricing(policy.cost), window, 0.0, ServiceTime(), station.max_cost)
+    assert len(chosen) == 2 and bound == "cost"
+    assert release(policy, 3, 27.0, 0.0, 9.0, 0.0, ServiceTime(), station.max_cost)[0] == "cost"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from penstock.executors.base import Body
+from penstock.executors.base import Body, Process
 from penstock.executors.process import ProcessExecutor
 from penstock.executors.thread import ThreadExecutor
 
@@ -153,6 +153,6 @@ def test_processes(seed: int, kind: str) -> None:
         target = {"unary": targets.spin, "batch": targets.same, "stream": targets.count}[kind]
         body = Body("svc", target, batched=kind == "batch", streams=kind == "stream")
         loop = asyncio.get_running_loop()
-        await storm(ProcessExecutor(body, host, loop, 2, 1, buffer=dice.choice((1, 2, 16))), host, total)
+        await storm(ProcessExecutor(body, host, loop, Process(2), 1, buffer=dice.choice((1, 2, 16))), host, total)
 
     asyncio.run(main())

@@ -47,7 +47,7 @@ MUTATIONS = {
     "a timer that is not armed": (scheduler.Scheduler, "check", "self.arm(at, station)", "pass"),
     "a bound that is not checked": (admission, "overfull", "queued >= bound.items", "False"),
     "a batch that mixes keys": (dispatch, "_form", "if batch.key is not None else window", "if False else window"),
-    "a batch that costs too much": (batch, "choose", "costs[n - 1] > policy.max_cost", "False"),
+    "a batch that costs too much": (batch, "choose", "costs[n - 1] > most", "False"),
     "a request that stays in the queue": (scheduler.Scheduler, "leave_queue", "station.queue.remove(request)", "pass"),
     "a retry whose place is not kept": (scheduler.Scheduler, "_retries", "station.set_apart([request], 1)", "pass"),
     "a lease that is counted twice": (dispatch, "take", "station.in_flight += 1", "station.in_flight += 2"),

@@ -59,7 +59,9 @@ def _released(station: Station, now: float) -> tuple[str, float]:
     if station.draining:
         return "drain", now
     oldest = next(iter(station.waiting)).queued
-    return release(station.batch, len(station.waiting), station.queued_cost, oldest, station.earliest, now, station.time)
+    return release(
+        station.batch, len(station.waiting), station.queued_cost, oldest, station.earliest, now, station.time, station.max_cost
+    )
 
 
 def _form(s: Scheduler, station: Station, now: float, reason: str, lead: float = 0.0) -> tuple[list[Request], str, float]:
@@ -74,7 +76,7 @@ def _form(s: Scheduler, station: Station, now: float, reason: str, lead: float =
     window = _pick(s, station, now, 4 * batch.max_size + 16 if selective else batch.max_size, lead)
     head = window[0]
     alike = [r for r in window if r.key == head.key] if batch.key is not None else window
-    chosen, bound = choose(batch, station.pricing, alike, now + lead, station.time)
+    chosen, bound = choose(batch, station.pricing, alike, now + lead, station.time, station.max_cost)
     if len(chosen) < len(window):
         kept = set(map(id, chosen))
         for request in reversed(window):
@@ -217,7 +219,7 @@ def _stage(s: Scheduler, station: Station, now: float) -> None:
     for replica in station.replicas:
         if replica.work is None or replica.staged is not None or not replica.up:
             continue
-        full = len(station.waiting) >= batch.max_size or station.queued_cost >= batch.max_cost
+        full = len(station.waiting) >= batch.max_size or station.queued_cost >= station.max_cost
         if not full or (station.ready_at(now) == math.inf and not _frees_limit(station)):
             return
         lead = max(0.0, replica.work.started + station.time.seconds(replica.work.cost) - now)

@@ -109,6 +109,7 @@ class Station:
         self.turned_away: tuple[str, float] | None = None  # who was refused for want of patience, and when its turn was
         self.full_items = float(self.batch.max_size if self.batch else 1)
         self.full_cost = 0.0
+        self.max_cost = self.batch.max_cost if self.batch else math.inf  # lowered when a batch was too much for memory
         self.retry = RetryBudget(options.retry) if options.retry and options.safe else None
         self.counts: dict[str, int] = {}
         self.stageable = options.stage and not self.needs and not self.rated
@@ -147,7 +148,7 @@ class Station:
     def gathers(self, request: Request, now: float) -> bool:
         """Whether one more queued request changes nothing yet: a batch gathers, or all replicas are provided for."""
         batch, queued = self.batch, len(self.waiting)
-        if batch is None or queued >= batch.max_size or self.queued_cost >= batch.max_cost or self.draining:
+        if batch is None or queued >= batch.max_size or self.queued_cost >= self.max_cost or self.draining:
             return not self.free and not self.direct and (batch is None or self.staged >= len(self.replicas))
         if not self.free:
             return True
@@ -162,6 +163,10 @@ class Station:
         """Of a body on the loop every start is timed at first, then one in eight: no slot is planned with it."""
         self.starts += 1
         return self.starts < 64 or not self.starts & 7
+
+    def outgrown(self, requests: list[Request]) -> None:
+        """These, run together, were too much for the memory of a replica: no batch is that large again."""
+        self.max_cost = max(min(self.max_cost, self.pricing.exact(requests) / 2), 1e-9)
 
     # What is expected
 

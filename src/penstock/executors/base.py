@@ -7,6 +7,8 @@ once its work has *really* stopped: a thread that outlives its caller still hold
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -44,17 +46,57 @@ class Thread:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """Run in child processes, one for each replica: for code that holds the GIL, or that may crash.
+    """Run in child processes, one for each replica: for code that holds the GIL, may crash, or needs other packages.
 
-    `threads` bounds the numeric libraries' threads in each child (default: cores / replicas).
+    A replica takes work once its constructor has returned and `warmup`, the arguments of one example call, has run; both
+    within `startup_timeout` seconds. One that dies is started again after a growing pause; more than `max_restarts`
+    failures of it in five minutes, and it is given up. What it ran fails with WorkerLost; but a batch is run again in
+    halves, unless `safe=False`, so that only the request that kills it fails. A batch that runs out of memory (MemoryError,
+    torch's OutOfMemoryError) is halved as well, and later ones are kept smaller. A replica that makes no progress, or gives
+    no sign of life, for the service's `progress_timeout` is killed and replaced; one whose caller has left is killed
+    after `kill_after` more seconds, if given.
+
+    `device`: "cuda:0", or a list that the replicas take in turn; a child sees only its own (CUDA_VISIBLE_DEVICES) and reads its
+    name there from PENSTOCK_DEVICE. `threads` of numeric libraries (default: cores / replicas) and `cores`, shared out among
+    the replicas, are set before anything is imported, as is `env`. `python`: another interpreter or virtual environment; it
+    need not have penstock, and the module of the body is all it imports of ours. What children print comes out here, line by
+    line, with the replica's name.
+
+    `recycle`: replace a process after so many works, `recycle_bytes`: when it is that large; the new one is ready before
+    the old one goes, except on a device, which holds one at a time.
     """
 
     replicas: int = 1
+    device: str | Sequence[str] | None = None
     threads: int | None = None
+    cores: Sequence[int] | None = None
+    python: str | os.PathLike[str] | None = None
+    env: Mapping[str, str] | None = None
+    warmup: tuple[Any, ...] | None = None
+    startup_timeout: float = 120.0
+    max_restarts: int = 5
+    recycle: int | None = None
+    recycle_bytes: int | None = None
+    kill_after: float | None = None
 
     def __post_init__(self) -> None:
         _at_least_one("Process", self.replicas)
-        _at_least_one("Process(threads=...)", 1 if self.threads is None else self.threads)
+        for name in ("threads", "recycle", "recycle_bytes"):
+            value = getattr(self, name)
+            _at_least_one(f"Process({name}=...)", 1 if value is None else value)
+        if not self.startup_timeout > 0 or self.max_restarts < 0:
+            raise ConfigError("Process: startup_timeout is greater than 0, and max_restarts 0 or more")
+        if self.kill_after is not None and self.kill_after < 0:
+            raise ConfigError(f"Process(kill_after={self.kill_after:g}): seconds, 0 or more")
+        devices = [self.device] if isinstance(self.device, str) else list(self.device or ())
+        if any(not re.fullmatch(r"[a-z]+(:\d+)?", str(device)) for device in devices):
+            raise ConfigError(f"Process(device={self.device!r}): such as 'cpu', 'cuda:0', or a list of them")
+        object.__setattr__(self, "device", tuple(devices))
+        object.__setattr__(self, "cores", tuple(self.cores or ()))
+        if any(not isinstance(core, int) or core < 0 for core in self.cores or ()):
+            raise ConfigError(f"Process(cores={self.cores!r}): numbers of cores")
+        if self.warmup is not None and not isinstance(self.warmup, tuple):
+            raise ConfigError("Process(warmup=...): a tuple, the arguments of one example call")
 
 
 Place = Inline | Thread | Process
@@ -129,10 +171,11 @@ class Host(Protocol):
         """A staged work comes back, never started: its replica died before taking it, or is stopping."""
         ...
 
-    def finished(self, work: Any, results: Sequence[Any], seconds: float | None = None) -> None:
+    def finished(self, work: Any, results: Sequence[Any], seconds: float | None = None, measured: bool = True) -> None:
         """The work has stopped. One result a request, in order; an exception instance fails that request alone.
 
-        `seconds`: how long the body ran, without the hand-off, where that can be told.
+        `seconds`: how long the body ran, without the hand-off, where that can be told. `measured=False`: however long it
+        took, that says nothing about the service.
 
         A stream ends with `[None]`. What a cancel stopped early ends with `asyncio.CancelledError` instances.
         """
@@ -140,6 +183,17 @@ class Host(Protocol):
 
     def emitted(self, pairs: Sequence[tuple[Any, Any]]) -> None:
         """One step of a model with slots produced these items, in order, each with its work."""
+        ...
+
+    def outgrown(self, work: Any, part: range) -> None:
+        """These of the work's requests, run together, were too much for the replica's memory."""
+        ...
+
+    def called(self, request: Any, alone: bool, name: str, args: Any, kwargs: Any, within: float | None) -> Any:
+        """A body in another process calls the service `name`: start that as `request`'s own, and return its future.
+
+        `alone`: the request runs alone; otherwise it is the first of a batch, and its budget is not meant.
+        """
         ...
 
     def produced(self, work: Any, items: Sequence[Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from penstock.executors.base import Body
 from penstock.executors.bell import Gate
-from penstock.executors.flow import Window
+from penstock.executors.child.window import Window
 from penstock.executors.gil import Meter
 from penstock.executors.invoke import call_batch, call_each, cancelled, contain, signal_tokens
 from penstock.executors.pool import Pool

@@ -11,6 +11,7 @@ from penstock.core.request import BACKOFF, ENDED, RUNNING, Request, Work
 from penstock.core.station import Station
 from penstock.errors import WorkerLost
 from penstock.executors.base import Executor, Place
+from penstock.runtime.nested import start_nested
 from penstock.runtime.place import make_executor
 from penstock.service import Service, Timing
 
@@ -187,7 +188,7 @@ class Binding:
     def returned(self, work: Work) -> None:
         self.runtime.apply(self.scheduler.revoked(work, self.runtime.clock()))
 
-    def finished(self, work: Work, results: Sequence[Any], seconds: float | None = None) -> None:
+    def finished(self, work: Work, results: Sequence[Any], seconds: float | None = None, measured: bool = True) -> None:
         now = self.runtime.clock()
         errors: list[BaseException | None] | None = None
         lost = False
@@ -198,7 +199,7 @@ class Binding:
                 break
         pairs = zip(work.requests, results, strict=True)
         waiting = [(request, result) for request, result in pairs if request.state == RUNNING]
-        commands = self.scheduler.finish(work, now, errors, not lost, seconds)
+        commands = self.scheduler.finish(work, now, errors, measured and not lost, seconds)
         runtime = self.runtime
         if commands:
             runtime.apply(commands)  # the next work starts before these answers are read
@@ -229,6 +230,14 @@ class Binding:
                 request.progress = now
                 charge(request, 1.0)
                 request.item.stream.put_one(item)
+
+    def outgrown(self, work: Work, part: range) -> None:
+        self.station.outgrown(work.requests[part.start : part.stop])
+
+    def called(
+        self, request: Request | None, alone: bool, name: str, args: Any, kwargs: Any, within: float | None
+    ) -> BoundCall:
+        return start_nested(self.runtime, request, alone, name, args, kwargs, within)
 
     def produced(self, work: Work, items: Sequence[Any]) -> None:
         request = work.requests[0]

@@ -44,7 +44,7 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
             batch=options.batch,
             retry=options.retry,
             needs=needs,
-            safe=options.safe,
+            safe=bool(options.safe),
             streams=body.streams or body.steps,
             stage=body.batched and not isinstance(place, Inline),
             start_timeout=options.start_timeout or defaults.start_timeout,
@@ -78,5 +78,6 @@ def make_executor(binding: Binding) -> Executor:
         from penstock.executors.process import ProcessExecutor
 
         threads = place.threads or max(1, usable_cores() // replicas)
-        return ProcessExecutor(service.body, binding, loop, replicas, threads, buffer=buffer)
+        limit, safe = binding.station.progress_timeout, service.options.safe
+        return ProcessExecutor(service.body, binding, loop, place, threads, buffer=buffer, progress_timeout=limit, safe=safe)
     raise ConfigError(f"{service.name}: on={place!r} is not a place to run")

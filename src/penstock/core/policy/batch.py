@@ -94,13 +94,19 @@ class Pricing:
 
 
 def choose(
-    policy: Batch, pricing: Pricing, window: Sequence[Request], now: float, time: ServiceTime
+    policy: Batch,
+    pricing: Pricing,
+    window: Sequence[Request],
+    now: float,
+    time: ServiceTime,
+    max_cost: float | None = None,
 ) -> tuple[list[Request], str]:
     """The batch to run now, from `window` (in the queue's order, all of one key), and what bounded it.
 
     Maximises sum_i t(alone_i) / t(batch), t(x) = a + b x, over the prefixes of the filling order that fit and finish
-    by every deadline in them. Returns at least the first request.
+    by every deadline in them. Returns at least the first request. `max_cost`: what has been learned to fit.
     """
+    most = policy.max_cost if max_cost is None else max_cost
     candidates = _filling_order(policy, window, now)[: policy.max_size]
     if len(candidates) == 1:
         return candidates, ""
@@ -108,7 +114,7 @@ def choose(
     learned = policy.learn and time.known and time.a + time.b > 0
     best, best_gain, alone, earliest, bound = 1, 0.0, 0.0, math.inf, ""
     for n, request in enumerate(candidates, 1):
-        if costs[n - 1] > policy.max_cost and n > 1:
+        if costs[n - 1] > most and n > 1:
             bound = "cost"
             break
         if request.deadline is not None and request.deadline < earliest:
@@ -142,7 +148,14 @@ def _filling_order(policy: Batch, window: Sequence[Request], now: float) -> list
 
 
 def release(
-    policy: Batch, queued: int, cost: float, oldest: float, earliest: float, now: float, time: ServiceTime
+    policy: Batch,
+    queued: int,
+    cost: float,
+    oldest: float,
+    earliest: float,
+    now: float,
+    time: ServiceTime,
+    max_cost: float = math.inf,
 ) -> tuple[str, float]:
     """Whether what is queued may go: (why, now), or ("", when to look again).
 
@@ -150,7 +163,7 @@ def release(
     """
     if queued >= policy.max_size:
         return "size", now
-    if cost >= policy.max_cost:
+    if cost >= min(policy.max_cost, max_cost):
         return "cost", now
     at = oldest + policy.max_wait
     if now >= at:

@@ -1,4 +1,4 @@
-"""The window of a stream: how far a producer on another thread may run ahead of its reader.
+"""The window of a stream: how far a producer on another thread or in a child may run ahead of its reader.
 
 Credits as in HTTP/2 flow control: `sent - acknowledged <= size`, always. A blocked producer is woken only when half of
 the window is free again, so that a reader that takes one item at a time costs one switch per half window, not one per
@@ -47,24 +47,3 @@ class Window:
         """Nobody reads any more: the producer stops at its next item."""
         self.closed = True
         self._free.set()
-
-
-class Credit:
-    """Groups acknowledgements before they cross to another process: half a window at a time.
-
-    A producer that is blocked has sent a whole window, so half of it always comes back.
-    """
-
-    __slots__ = ("_owed", "_step")
-
-    def __init__(self, size: int) -> None:
-        self._step = max(1, size // 2)
-        self._owed = 0
-
-    def take(self, count: int) -> int:
-        """How many items to acknowledge to the producer now."""
-        self._owed += count
-        if self._owed < self._step:
-            return 0
-        owed, self._owed = self._owed, 0
-        return owed
