@@ -7,6 +7,7 @@ from typing import Any
 from penstock.errors import InvalidRequest
 from penstock.executors.base import Body
 from penstock.executors.child.wire import Encoded
+from penstock.executors.flow import Credit
 from penstock.executors.process_child import Child
 from penstock.executors.process_trial import Trial
 
@@ -14,7 +15,7 @@ from penstock.executors.process_trial import Trial
 class Unit:
     """A work on its way: encoded for one process, and numbered. Its counts are of the items that it streams."""
 
-    __slots__ = ("buffer", "credited", "encoded", "error", "left", "number", "part", "sent", "taken", "trial", "work")
+    __slots__ = ("_credit", "buffer", "credited", "encoded", "error", "left", "number", "part", "sent", "trial", "work")
 
     def __init__(self, work: Any, trial: Trial | None, buffer: int) -> None:
         part = range(len(work.requests)) if trial is None else trial.part()
@@ -27,7 +28,8 @@ class Unit:
         self.error: BaseException | None = None  # why it could not be encoded
         self.left = False  # nobody waits for it any more
         self.buffer = buffer
-        self.sent = self.credited = self.taken = 0
+        self.sent = self.credited = 0
+        self._credit = Credit(buffer)
 
     def encode(self, body: Body, child: Child, number: int) -> None:
         """Encode the input; one that cannot be sent waits its turn to be told."""
@@ -46,11 +48,10 @@ class Unit:
 
     def take(self, count: int, child: Child) -> None:
         """The stream's reader took items: let the child produce as many more, in groups."""
-        self.taken += count
-        owed = self.taken - self.credited
-        if owed >= max(1, self.buffer // 2):
+        owed = self._credit.take(count)
+        if owed:
             child.credit(self.number, owed)
-            self.credited = self.taken
+            self.credited += owed
 
     def full(self) -> bool:
         """The stream is as far ahead of its reader as it may be."""
