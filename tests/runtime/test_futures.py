@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -133,18 +132,11 @@ def test_a_call_that_is_cancelled_before_its_first_step_never_runs(service: Any)
 
 
 def test_a_gather_on_another_loop_hands_its_calls_over() -> None:
+    async def elsewhere() -> Any:
+        return await asyncio.gather(*[echo(x) for x in range(4)], doubled(5), threaded(6))
+
     async def body() -> Any:
-        found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        loop = asyncio.get_running_loop()
-
-        async def elsewhere() -> Any:
-            return await asyncio.gather(*[echo(x) for x in range(4)], doubled(5), threaded(6))
-
-        thread = threading.Thread(target=lambda: loop.call_soon_threadsafe(found.set_result, asyncio.run(elsewhere())))
-        thread.start()
-        result = await found
-        thread.join()
-        return result
+        return await asyncio.to_thread(lambda: asyncio.run(elsewhere()))
 
     assert run(body) == [0, 1, 2, 3, 10, 7]
 

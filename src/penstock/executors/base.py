@@ -181,6 +181,10 @@ class Host(Protocol):
         """
         ...
 
+    def emitted(self, pairs: Sequence[tuple[Any, Any]]) -> None:
+        """One step of a model with slots produced these items, in order, each with its work."""
+        ...
+
     def outgrown(self, work: Any, part: range) -> None:
         """These of the work's requests, run together, were too much for the replica's memory."""
         ...
@@ -190,10 +194,6 @@ class Host(Protocol):
 
         `alone`: the request runs alone; otherwise it is the first of a batch, and its budget is not meant.
         """
-        ...
-
-    def emitted(self, pairs: Sequence[tuple[Any, Any]]) -> None:
-        """One step of a model with slots produced these items, in order, each with its work."""
         ...
 
     def produced(self, work: Any, items: Sequence[Any]) -> None:

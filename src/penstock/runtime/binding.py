@@ -218,14 +218,6 @@ class Binding:
         if runtime.closing:
             runtime.settle()
 
-    def outgrown(self, work: Work, part: range) -> None:
-        self.station.outgrown(work.requests[part.start : part.stop])
-
-    def called(
-        self, request: Request | None, alone: bool, name: str, args: Any, kwargs: Any, within: float | None
-    ) -> BoundCall:
-        return start_nested(self.runtime, request, alone, name, args, kwargs, within)
-
     def emitted(self, pairs: Sequence[tuple[Work, Any]]) -> None:
         """One step of a model with slots: an item at a time, in few operations."""
         now = self.runtime.clock()
@@ -238,6 +230,14 @@ class Binding:
                 request.progress = now
                 charge(request, 1.0)
                 request.item.stream.put_one(item)
+
+    def outgrown(self, work: Work, part: range) -> None:
+        self.station.outgrown(work.requests[part.start : part.stop])
+
+    def called(
+        self, request: Request | None, alone: bool, name: str, args: Any, kwargs: Any, within: float | None
+    ) -> BoundCall:
+        return start_nested(self.runtime, request, alone, name, args, kwargs, within)
 
     def produced(self, work: Work, items: Sequence[Any]) -> None:
         request = work.requests[0]
