@@ -14,7 +14,7 @@ import penstock as ps
 REPLICAS = 2
 OPTIONS = {"max_restarts": 10_000, "kill_after": 0.2, "startup_timeout": 15.0}  # one may be stopped while it loads
 QUEUE = ps.Queue(patience=False)  # nobody is turned away for what others did
-TIMEOUT = 0.6
+TIMEOUT = 1.0
 
 
 def suffer(how: str) -> None:

@@ -106,8 +106,10 @@ class Storm:
             assert [item async for item in bodies.stream(count, how)] == list(range(count))
 
     async def faults(self, runtime: ps.Runtime) -> None:
-        while not self.over:
+        for _ in range(self.rng.randrange(4, 14)):  # not without end: a slow machine must be able to catch up
             await asyncio.sleep(0.1 + self.rng.random() * 0.3)
+            if self.over:
+                return
             executor: Any = runtime.bindings[self.rng.choice(SERVICES)].executor
             if executor.processes:
                 with contextlib.suppress(ProcessLookupError):
