@@ -179,20 +179,19 @@ def error_of(failure: outcome.Failure) -> BaseException:
     return kinds.get(kind, ServiceFailed)(text)
 
 
-def results_of(frame: Frame, expected: int, name: str) -> Sequence[Any]:
-    """One result a request from a unit's answer."""
+def results_of(frame: Frame, expected: int, name: str) -> tuple[Sequence[Any], float | None]:
+    """One result a request from a unit's answer, and how many seconds the body ran."""
     try:
-        results, failures, shared = frame.load()
+        results, failures, shared, seconds = frame.load()
         if shared:
-            return [error_of(failures[0]) for _ in range(expected)]
+            return [error_of(failures[0]) for _ in range(expected)], seconds
         for failure in failures or ():
             results[failure[0]] = error_of(failure)
         if len(results) != expected:
             raise ValueError(f"{len(results)} results for {expected} requests")
     except Exception as error:
-        return [BadResult(f"{name} returned what cannot be read here: {type(error).__name__}: {error}")] * expected
-    found: Sequence[Any] = results
-    return found
+        return [BadResult(f"{name} returned what cannot be read here: {type(error).__name__}: {error}")] * expected, None
+    return results, seconds
 
 
 def _how(code: int | None) -> str:

@@ -129,11 +129,11 @@ class Replica:
             trial.halve()
             self.proceed(unit.work, trial)
         elif unit.trial is not None:
-            unit.trial.answered(results_of(frame, count, name))
+            unit.trial.answered(results_of(frame, count, name)[0])
             self.proceed(unit.work, unit.trial)
         else:
             following = self._go_on()
-            self.owner.host.finished(unit.work, results_of(frame, count, name))
+            self.owner.host.finished(unit.work, *results_of(frame, count, name))
             if following is not None:
                 self.owner.host.taken(following.work)
         self.renewal.look()

@@ -11,6 +11,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from .calls import Calls, ChildRuntime
@@ -34,6 +35,7 @@ class Server:
         self.options: dict[str, Any] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
         self.number = 0
+        self.began = 0.0
         self.index = -1  # the request of the unit that runs now, -1: all of them
         self.calls = Calls(link, lambda: (self.number, self.index))
         self.cancelled = -1
@@ -77,6 +79,7 @@ class Server:
         run = self.stream if self.options["streams"] else self.batch if self.options["batched"] else self.each
         while (frame := link.receive()) is not None:
             self.number = frame.number
+            self.began = time.perf_counter()
             try:
                 units = [frame.load()]
             except BaseException as error:  # a class that this interpreter does not have
@@ -164,10 +167,10 @@ class Server:
 
     def answer(self, results: list[Any], failures: list[Failure], shared: bool = False) -> None:
         """Send what came of the current unit. `shared`: the one failure is everybody's."""
-        number = self.number
+        number, seconds = self.number, time.perf_counter() - self.began
         try:
             kind = OUTGROWN if shared and failures[0][1] == MEMORY else DONE
-            self.link.send(kind, number, (results, failures or None, shared))
+            self.link.send(kind, number, (results, failures or None, shared, seconds))
         except Exception:
             for n, result in enumerate(results):
                 try:
@@ -175,7 +178,7 @@ class Server:
                 except Exception as error:
                     failures.append(unsendable(n, result, error, self.name))
                     results[n] = None
-            self.link.send(DONE, number, (results, failures, shared))
+            self.link.send(DONE, number, (results, failures, shared, seconds))
 
     def stream(self, units: list[tuple[Any, Any]]) -> None:
         """Items go out in order; the window keeps the parent's buffer bounded."""
