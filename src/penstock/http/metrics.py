@@ -11,6 +11,7 @@ from operator import add
 import psutil
 
 from penstock.core.snapshot import StationSnapshot
+from penstock.http.status import Recent
 from penstock.runtime import Runtime
 from penstock.runtime.log import Entry
 
@@ -57,7 +58,7 @@ class Histogram:
 class Sums:
     """What is counted of one service."""
 
-    __slots__ = ("busy", "calls", "items", "released", "runs", "sizes", "totals", "waits")
+    __slots__ = ("busy", "calls", "items", "recent", "released", "runs", "sizes", "totals", "waits")
 
     def __init__(self) -> None:
         self.calls: dict[str, int] = {}
@@ -66,8 +67,9 @@ class Sums:
         self.released: dict[str, float] = {}
         self.busy: dict[int, float] = {}
         self.items = 0
+        self.recent = Recent()
 
-    def add(self, entries: Sequence[Entry]) -> None:
+    def add(self, entries: Sequence[Entry], now: float) -> None:
         """A group at once, by columns: at full load this is paid for every call."""
         count, calls = len(entries), self.calls
         columns = tuple(zip(*entries, strict=True))
@@ -75,7 +77,9 @@ class Sums:
         for outcome, n in _counted(outcomes):
             calls[outcome] = calls.get(outcome, 0) + n
         waits = list(map(add, queued, batched))
-        self.totals.add_all(list(map(add, waits, map(add, ran, streamed))))
+        totals = list(map(add, waits, map(add, ran, streamed)))
+        self.totals.add_all(totals)
+        self.recent.add(totals, now)
         self.waits.add_all(waits)
         self.items += sum(items)
         if sizes.count(1) == count and replicas.count(-1) == count:  # each ran alone, on the loop
@@ -114,6 +118,7 @@ class Metrics:
 
     def read(self, entries: Sequence[Entry]) -> None:
         groups: dict[str, list[Entry]] = {}
+        now = self.runtime.clock()
         for entry in entries:
             name = entry[1]
             if name in groups:
@@ -124,7 +129,7 @@ class Metrics:
             sums = self.services.get(name)
             if sums is None:
                 sums = self.services[name] = Sums()
-            sums.add(group)
+            sums.add(group, now)
 
     def render(self) -> bytes:
         lines: list[str] = []
