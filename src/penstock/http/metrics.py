@@ -58,7 +58,7 @@ class Histogram:
 class Sums:
     """What is counted of one service."""
 
-    __slots__ = ("busy", "calls", "items", "recent", "released", "runs", "sizes", "totals", "waits")
+    __slots__ = ("busy", "cached", "calls", "items", "recent", "released", "runs", "sizes", "totals", "waits")
 
     def __init__(self) -> None:
         self.calls: dict[str, int] = {}
@@ -66,6 +66,7 @@ class Sums:
         self.sizes = Histogram(_SIZES)
         self.released: dict[str, float] = {}
         self.busy: dict[int, float] = {}
+        self.cached: dict[str, int] = {}
         self.items = 0
         self.recent = Recent()
 
@@ -91,6 +92,8 @@ class Sums:
         for e in entries:
             if e.batch:
                 self._start(e)
+            elif e.released:
+                self.cached[e.released] = self.cached.get(e.released, 0) + 1
 
     def _start(self, e: Entry) -> None:
         share = 1.0 / e.batch  # each of a batch's calls has a line; together they are one start
@@ -158,6 +161,8 @@ class Metrics:
         lines += [f'{name}{{service="{s}",reason="{r}"}} {_number(n)}' for s, m in kept for r, n in m.released.items()]
         name = family("replica_busy_seconds_total", "counter", "Time in which a replica ran calls; its rate is the busy share.")
         lines += [f'{name}{{service="{s}",replica="{i}"}} {n:.9g}' for s, m in kept for i, n in m.busy.items()]
+        name = family("cached_calls_total", "counter", "Calls answered from a cache (hit), or by another's work (shared).")
+        lines += [f'{name}{{service="{s}",how="{h}"}} {n}' for s, m in kept for h, n in m.cached.items()]
         self._stations(lines, family)
         self._process(lines, family)
         return ("\n".join(lines) + "\n").encode()

@@ -77,6 +77,7 @@ class ServiceStatus(msgspec.Struct):
     starts: float
     started_calls: float
     released: dict[str, float]
+    cached: dict[str, int]
     p50: float | None = None
     p99: float | None = None
 
@@ -150,6 +151,7 @@ def _service(binding: Binding, sums: Sums | None, now: float) -> ServiceStatus:
         starts=0.0 if sums is None else sum(sums.sizes.counts),
         started_calls=0.0 if sums is None else sums.sizes.total,
         released={} if sums is None else sums.released,
+        cached={} if sums is None else sums.cached,
     )
     quantiles = sums.recent.quantiles(now, 0.5, 0.99) if sums is not None else []
     if quantiles:

@@ -82,7 +82,12 @@ def _reasons(past: ServiceStatus, now: ServiceStatus) -> str:
     counts = {reason: n - past.released.get(reason, 0.0) for reason, n in now.released.items()}
     whole = sum(counts.values())
     common = sorted(((n, reason) for reason, n in counts.items() if n > 0.5), reverse=True)[:3]
-    return ", ".join(f"{reason} {n / whole:.0%}" for n, reason in common)
+    words = [f"{reason} {n / whole:.0%}" for n, reason in common]
+    calls = sum(now.calls.values()) - sum(past.calls.values())
+    for how, n in now.cached.items():
+        if n > past.cached.get(how, 0):
+            words.append(f"{how} {(n - past.cached.get(how, 0)) / calls:.0%} of calls")
+    return ", ".join(words)
 
 
 def _ready(service: ServiceStatus) -> bool:
