@@ -85,7 +85,8 @@ def footprint(value: Any, depth: int = 6) -> int:
     data = getattr(value, "nbytes", None)
     if isinstance(data, int):
         return data + 100
-    size: int = type(value).__sizeof__(value)
+    kind: Any = type(value)
+    size: int = kind.__sizeof__(value)
     if isinstance(value, str | bytes | bytearray | int | float | None) or depth == 0:
         return size
     if isinstance(value, Mapping):
