@@ -11,13 +11,14 @@ from penstock.core.request import BACKOFF, ENDED, RUNNING, Request, Work
 from penstock.core.station import Station
 from penstock.errors import WorkerLost
 from penstock.executors.base import Executor, Place
+from penstock.runtime.call import BoundCall
 from penstock.runtime.nested import start_nested
 from penstock.runtime.place import make_executor
+from penstock.runtime.shared import SharedCall, Sharing
 from penstock.runtime.weigh import weigh
 from penstock.service import Service, Timing
 
 if TYPE_CHECKING:
-    from penstock.runtime.call import BoundCall
     from penstock.runtime.driver import Runtime
 
 _LEFT = (asyncio.CancelledError, GeneratorExit)  # how a body on the loop ends whose caller has left
@@ -49,6 +50,8 @@ class Binding:
         self.names = tuple(service.signature.parameters)
         self.name_set = frozenset(self.names)
         station.owner = self
+        self.sharing = None if options.cache is None else Sharing(self, options.cache)
+        self.call: type[BoundCall] = BoundCall if self.sharing is None else SharedCall
 
     # Starting and stopping
 
@@ -89,7 +92,8 @@ class Binding:
         request.item = call
         request.arrival = now
         budget = call.budget
-        request.deadline = budget.deadline
+        if budget.deadline is not None:
+            request.deadline = budget.deadline
         request.priority = budget.priority
         frame = call.frame
         if frame is not None and frame.request is not None:

@@ -213,7 +213,7 @@ class Runtime:
             budget = tighten(frame, within, self.clock() if within is not None or frame is not None else 0.0)
         elif within is not None:
             budget = tighten(Frame(budget), within, self.clock())
-        return BoundCall(binding, args, kwargs, budget, frame, id, size)
+        return binding.call(binding, args, kwargs, budget, frame, id, size)
 
     def submit(
         self, service: Service[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
