@@ -183,6 +183,8 @@ def validate(body: Body, options: ServiceOptions) -> None:
     kinds = [type(policy) for policy in options.admit]
     if kinds.count(Queue) > 1 or kinds.count(Latest) > 1:
         raise ConfigError(f"{name}: admit= takes at most one Queue and one Latest")
+    if options.cache is not None and body.streams:
+        raise ConfigError(f"{name}: cache= keeps answers that are whole; a stream cannot be cached")
     if options.buffer < 1:
         raise ConfigError(f"{name}: buffer={options.buffer}; a stream's buffer holds at least 1 item")
 

@@ -2,6 +2,7 @@
 
 from penstock.core.policy.admit import Latest, Queue
 from penstock.core.policy.batch import Batch
+from penstock.core.policy.cache import Cache
 from penstock.core.policy.limit import AIMD, Fixed, Rate
 from penstock.core.policy.order import EarliestDeadline, FairShare, Fifo, Priority
 from penstock.core.policy.retry import Retry
@@ -14,6 +15,7 @@ __all__ = [
     "AIMD",
     "END",
     "Batch",
+    "Cache",
     "EarliestDeadline",
     "FairShare",
     "Fifo",

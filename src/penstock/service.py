@@ -19,6 +19,7 @@ from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 from penstock.context import Frame, frame_var
 from penstock.core.policy.admit import Admit
 from penstock.core.policy.batch import Batch
+from penstock.core.policy.cache import Cache
 from penstock.core.policy.limit import Limit
 from penstock.core.policy.order import Order
 from penstock.core.policy.retry import Retry
@@ -103,6 +104,7 @@ class ServiceOptions:
     progress_timeout: float | None = None
     size: Callable[..., int] | None = None
     buffer: int = 64
+    cache: Cache | None = None
 
 
 class Service(Generic[P, R]):
@@ -176,6 +178,7 @@ def service(  # type: ignore[misc]
     progress_timeout: float | None = None,
     size: Callable[..., int] | None = None,
     buffer: int = 64,
+    cache: Cache | None = None,
 ) -> Any:
     """Make a service of a function or a class; as a decorator, or as a call with a class's constructor arguments.
 
@@ -185,7 +188,8 @@ def service(  # type: ignore[misc]
     bounds every call (seconds), `start_timeout` the wait in the queue, `progress_timeout` the time without an answer
     or a next item, never the length of a stream. `safe=True` declares that a call may be run twice (retries, HTTP
     GET), `safe=False` that a batch may not, even when its process died. `needs` takes amounts of shared pools while a
-    call runs. `size` gives the bytes that a queued call's input holds. Raises ConfigError for what contradicts itself.
+    call runs. `size` gives the bytes that a queued call's input holds. `cache` lets equal calls share answers. Raises
+    ConfigError for what contradicts itself.
     """
     options = ServiceOptions(
         batch=batch if isinstance(batch, Batch) else None,
@@ -202,6 +206,7 @@ def service(  # type: ignore[misc]
         progress_timeout=progress_timeout,
         size=size,
         buffer=buffer,
+        cache=cache,
     )
     if within is not None and not (within > 0 and math.isfinite(within)):
         raise ConfigError(f"service(within={within!r}): a finite number of seconds, greater than 0")

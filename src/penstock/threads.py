@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections import deque
 from collections.abc import Iterable, Iterator
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import ConfigError
@@ -18,25 +18,43 @@ if TYPE_CHECKING:
 
 
 def begin(call: BoundCall, future: concurrent.futures.Future[Any]) -> None:
-    """On the loop: start the call and tie it to the future of the thread that made it."""
-    if not future.set_running_or_notify_cancel():
+    """On the loop: start the call and tie it to the future of the thread that made it.
+
+    The future stays pending until the call has ended, so it can be cancelled until then, and the call with it.
+    """
+    if future.cancelled():
         call.cancel()
+        future.set_running_or_notify_cancel()
         return
     try:
         call.start()
     except BaseException as error:
-        future.set_exception(error)
+        if future.set_running_or_notify_cancel():
+            future.set_exception(error)
         return
+    live = [call]  # not longer: whoever keeps the future should not keep the call's inputs
 
     def done(call: BoundCall) -> None:
+        live.clear()
         if call.cancelled():
-            future.set_exception(concurrent.futures.CancelledError())
-        elif (error := call.exception()) is not None:
+            future.cancel()
+        if not future.set_running_or_notify_cancel():
+            return
+        error = call.exception()
+        if error is not None:
             future.set_exception(error)
         else:
             future.set_result(call.result())
 
+    def left(future: concurrent.futures.Future[Any]) -> None:
+        if future.cancelled() and live:
+            try:
+                live[0].binding.runtime.post(live[0].cancel)
+            except (IndexError, RuntimeError):  # the call has just ended, or its loop is closed
+                pass
+
     call.add_done_callback(done)
+    future.add_done_callback(left)
 
 
 def map_futures(
@@ -45,28 +63,29 @@ def map_futures(
     """See `Service.map`."""
     if concurrency < 1:
         raise ConfigError(f"{service.name}.map(concurrency={concurrency}): at least 1")
-    pending: deque[concurrent.futures.Future[Any]] = deque()
-    source = iter(items)
+    pending: dict[concurrent.futures.Future[Any], None] = {}
+    done: SimpleQueue[concurrent.futures.Future[Any]] = SimpleQueue()
+
+    def first() -> concurrent.futures.Future[Any]:
+        future = next(iter(pending)) if ordered else done.get()
+        if ordered:
+            concurrent.futures.wait([future])
+        del pending[future]
+        return future
+
     try:
-        for item in source:
-            pending.append(service.submit(item))
+        for item in items:
+            future = service.submit(item)
+            pending[future] = None
+            if not ordered:
+                future.add_done_callback(done.put)
             if len(pending) >= concurrency:
-                yield _next(pending, ordered)
+                yield first()
         while pending:
-            yield _next(pending, ordered)
+            yield first()
     finally:
         for future in pending:
             future.cancel()
-
-
-def _next(pending: deque[concurrent.futures.Future[Any]], ordered: bool) -> concurrent.futures.Future[Any]:
-    if ordered:
-        concurrent.futures.wait([pending[0]])
-        return pending.popleft()
-    done = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED).done
-    first = next(future for future in pending if future in done)
-    pending.remove(first)
-    return first
 
 
 def run_in_thread(runtime: Runtime) -> threading.Thread:

@@ -138,3 +138,13 @@ def test_a_refusal_that_leaves_the_station_idle_is_regretted() -> None:
     for _ in range(3):
         stand.submit()
     assert stand.submit(tenant="hasty") not in stand.errors
+
+
+def test_dropping_the_old_does_not_prove_that_they_would_have_waited() -> None:
+    patience = Patience()
+    for _ in range(200):
+        patience.exit(1.0, True)
+    assert patience.seconds(0.0, nobody) < 1.0
+    for _ in range(5000):
+        patience.exit(0.99, False, dropped=True)
+    assert patience.seconds(0.1, nobody) < 1.0

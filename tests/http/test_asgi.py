@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -193,7 +192,16 @@ def test_without_lifespan_it_starts_at_the_first_request(go: Go) -> None:
         assert [body for _, _, body in answers] == [b"3"] * 5
 
     go(main())
-    gc.collect()
+
+
+def test_without_lifespan_it_stops_with_the_loop() -> None:
+    async def main() -> None:
+        app = ps.App(add, log=False)
+        assert (await Driver(app, "/add", b'{"x": 1}').answer())[2] == b"3"
+
+    asyncio.run(main())
+    with ps.Runtime(add):
+        assert add.submit(1).result(5) == 3  # not by the runtime of the loop that has ended
 
 
 class Mounted:

@@ -1,4 +1,4 @@
-"""The `penstock` command: serve an app, call a service, tell what is installed."""
+"""The `penstock` command: serve an app, call a service, measure and watch it, tell what is installed."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of every command."""
-    from penstock.cli import call, info, serve
+    from penstock.cli import bench, call, info, serve, top
 
     command_line = argparse.ArgumentParser(prog="penstock", description="Run AI models asynchronously, well.")
     command_line.add_argument("--version", action="version", version=f"penstock {info.version_of('penstock')}")
     commands = command_line.add_subparsers(required=True, metavar="COMMAND")
-    for module in (serve, call, info):
+    for module in (serve, call, bench, top, info):
         command = commands.add_parser(module.NAME, help=module.HELP, description=module.HELP)
         command.add_argument("--debug", action="store_true", help="show tracebacks")
         module.arguments(command)

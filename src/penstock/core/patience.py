@@ -59,9 +59,12 @@ class Patience:
         self.changes = 0
         self.computed = -math.inf
 
-    def exit(self, age: float, left: bool) -> None:
-        """Somebody stopped waiting at this age: by leaving, or with an answer."""
-        slot = _slot(age)
+    def exit(self, age: float, left: bool, dropped: bool = False) -> None:
+        """Somebody stopped waiting at this age: by leaving, or with an answer.
+
+        `dropped`: refused at this age for what is believed here, which proves nothing about this age.
+        """
+        slot = _slot(age) - dropped
         self.exits[slot] = self.exits.get(slot, 0) + 1
         if left:
             self.hurried = True
@@ -136,7 +139,7 @@ class PatienceBook:
         self.tenants: dict[str, Patience] = {}
         self.leaving = False  # somebody has left
 
-    def exit(self, tenant: str, age: float, left: bool) -> None:
+    def exit(self, tenant: str, age: float, left: bool, dropped: bool = False) -> None:
         if age < _FIRST:
             return
         patience = self.tenants.get(tenant)
@@ -144,7 +147,7 @@ class PatienceBook:
             if len(self.tenants) >= _TENANTS:
                 del self.tenants[next(iter(self.tenants))]
             patience = self.tenants[tenant] = Patience()
-        patience.exit(age, left)
+        patience.exit(age, left, dropped)
         if left:
             self.leaving = True
 

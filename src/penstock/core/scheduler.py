@@ -297,7 +297,7 @@ class Scheduler:
             station.settle(request)
         station.counts[outcome] = station.counts.get(outcome, 0) + 1
         if request.first is None and station.patience is not None and request.root:
-            station.patience.exit(request.tenant, now - request.submitted, outcome == "cancelled")
+            station.patience.exit(request.tenant, now - request.submitted, outcome == "cancelled", outcome == "refused")
         if error is not None:
             self.out.append(End(request, error))
 

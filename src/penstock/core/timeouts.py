@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from penstock.core.dispatch import dispatch
-from penstock.core.request import ABANDONED, BACKOFF, ENDED, QUEUED, RUNNING, Request
+from penstock.core.request import ABANDONED, BACKOFF, ENDED, PENDING, QUEUED, RUNNING, Request
 from penstock.errors import DeadlineExceeded, ProgressTimeout, StartTimeout
 
 if TYPE_CHECKING:
@@ -60,3 +60,20 @@ def _stalled(s: Scheduler, station: Station, now: float) -> None:
         for request in work.requests:
             if request.state == RUNNING:
                 s.abandon(request, "expired", now, ProgressTimeout(message))
+
+
+def redate(s: Scheduler, request: Request, deadline: float | None) -> None:
+    """The deadline of a request changes: its answer is shared, and who waits for it came or left. Its rank stays.
+
+    None stands for no deadline; one that has been submitted with a deadline keeps one, at infinity.
+    """
+    station = request.station
+    if request.state == PENDING or station is None:
+        request.deadline = deadline
+    elif request.state not in (ABANDONED, ENDED) and request.deadline != deadline:
+        if request.deadline is None:
+            s.dated += 1
+        request.deadline = math.inf if deadline is None else deadline
+        if deadline is not None:
+            s.arm(deadline, request)
+            station.earliest = min(station.earliest, deadline)

@@ -2,14 +2,15 @@
 
 Frameworks do not tell a mounted application when they start and stop. So a runtime that is active on the loop is
 used, as by `async with penstock.Runtime(app)` in the framework's own lifespan; if there is none, one is started at the
-first request. Invariant: a handler serves only the loop on which its runtime was started (test clients make many).
+first request, and stopped with the loop. Invariant: a handler serves only the loop on which its runtime was started
+(test clients make many).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from types import CoroutineType
 from typing import Any
 
@@ -40,6 +41,7 @@ class _Side:
         self.lifespans = Lifespans({})
         self.departures = Departures()
         self.starting = asyncio.Lock()
+        self.keeper: AsyncGenerator[None, None]
 
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -99,6 +101,8 @@ class _Side:
                 else:
                     runtime = Runtime(self.app)
                     await runtime.start()
+                    self.keeper = _stopped_with_the_loop(runtime)
+                    await anext(self.keeper)
                 self.lifespans = Lifespans(self.app.mounts)
                 await self.lifespans.start()
                 self.handler = Handler(self.app, runtime)
@@ -120,6 +124,14 @@ class _Side:
             await handler.runtime.stop()
         await self.lifespans.stop()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _stopped_with_the_loop(runtime: Runtime) -> AsyncGenerator[None, None]:
+    """Whoever ends a loop in order (`asyncio.run`, servers, test clients) first closes its asynchronous generators."""
+    try:
+        yield
+    finally:
+        await runtime.stop(0.0)
 
 
 def _path(scope: Scope) -> str:

@@ -18,6 +18,7 @@ from penstock.http.metrics import Metrics
 from penstock.http.openapi import describe
 from penstock.http.pace import Pacer
 from penstock.http.problems import Fault, problem_response
+from penstock.http.status import status
 from penstock.http.stream import Heartbeats
 from penstock.runtime import App, Runtime
 
@@ -50,6 +51,7 @@ class Handler:
             "/healthz": self._health,
             "/readyz": self._ready,
             "/metrics": self._metrics,
+            "/status": self._status,
             "/openapi.json": self._describe,
         }
 
@@ -125,6 +127,10 @@ class Handler:
     def _metrics(self, request: Request) -> Response:
         self.runtime.log.flush()
         return Response(200, _TEXT, self.metrics.render())
+
+    def _status(self, request: Request) -> Response:
+        self.runtime.log.flush()
+        return Response(200, _JSON, msgspec.json.encode(status(self.app, self.metrics)))
 
     def _describe(self, request: Request) -> Response:
         if self._openapi is None:

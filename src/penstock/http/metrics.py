@@ -11,6 +11,7 @@ from operator import add
 import psutil
 
 from penstock.core.snapshot import StationSnapshot
+from penstock.http.status import Recent
 from penstock.runtime import Runtime
 from penstock.runtime.log import Entry
 
@@ -57,7 +58,7 @@ class Histogram:
 class Sums:
     """What is counted of one service."""
 
-    __slots__ = ("busy", "calls", "items", "released", "runs", "sizes", "totals", "waits")
+    __slots__ = ("busy", "cached", "calls", "items", "recent", "released", "runs", "sizes", "totals", "waits")
 
     def __init__(self) -> None:
         self.calls: dict[str, int] = {}
@@ -65,9 +66,11 @@ class Sums:
         self.sizes = Histogram(_SIZES)
         self.released: dict[str, float] = {}
         self.busy: dict[int, float] = {}
+        self.cached: dict[str, int] = {}
         self.items = 0
+        self.recent = Recent()
 
-    def add(self, entries: Sequence[Entry]) -> None:
+    def add(self, entries: Sequence[Entry], now: float) -> None:
         """A group at once, by columns: at full load this is paid for every call."""
         count, calls = len(entries), self.calls
         columns = tuple(zip(*entries, strict=True))
@@ -75,7 +78,9 @@ class Sums:
         for outcome, n in _counted(outcomes):
             calls[outcome] = calls.get(outcome, 0) + n
         waits = list(map(add, queued, batched))
-        self.totals.add_all(list(map(add, waits, map(add, ran, streamed))))
+        totals = list(map(add, waits, map(add, ran, streamed)))
+        self.totals.add_all(totals)
+        self.recent.add(totals, now)
         self.waits.add_all(waits)
         self.items += sum(items)
         if sizes.count(1) == count and replicas.count(-1) == count:  # each ran alone, on the loop
@@ -87,6 +92,8 @@ class Sums:
         for e in entries:
             if e.batch:
                 self._start(e)
+            elif e.released:
+                self.cached[e.released] = self.cached.get(e.released, 0) + 1
 
     def _start(self, e: Entry) -> None:
         share = 1.0 / e.batch  # each of a batch's calls has a line; together they are one start
@@ -114,6 +121,7 @@ class Metrics:
 
     def read(self, entries: Sequence[Entry]) -> None:
         groups: dict[str, list[Entry]] = {}
+        now = self.runtime.clock()
         for entry in entries:
             name = entry[1]
             if name in groups:
@@ -124,7 +132,7 @@ class Metrics:
             sums = self.services.get(name)
             if sums is None:
                 sums = self.services[name] = Sums()
-            sums.add(group)
+            sums.add(group, now)
 
     def render(self) -> bytes:
         lines: list[str] = []
@@ -153,6 +161,8 @@ class Metrics:
         lines += [f'{name}{{service="{s}",reason="{r}"}} {_number(n)}' for s, m in kept for r, n in m.released.items()]
         name = family("replica_busy_seconds_total", "counter", "Time in which a replica ran calls; its rate is the busy share.")
         lines += [f'{name}{{service="{s}",replica="{i}"}} {n:.9g}' for s, m in kept for i, n in m.busy.items()]
+        name = family("cached_calls_total", "counter", "Calls answered from a cache (hit), or by another's work (shared).")
+        lines += [f'{name}{{service="{s}",how="{h}"}} {n}' for s, m in kept for h, n in m.cached.items()]
         self._stations(lines, family)
         self._process(lines, family)
         return ("\n".join(lines) + "\n").encode()

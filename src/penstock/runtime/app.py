@@ -21,7 +21,7 @@ class App:
     `cors` is the list of origins that browsers may call from ("*" for any), `max_body` the largest request in bytes,
     `mounts` maps path prefixes to other ASGI applications, `log=False` drops the line per request. An App is itself
     an ASGI application: serve it with `penstock serve module:app`, or mount it in Starlette or FastAPI, whose lifespan
-    then should hold `async with penstock.Runtime(app)` (else the app loads at its first request, and never drains).
+    then should hold `async with penstock.Runtime(app)` (else the app loads at its first request, and does not drain).
     """
 
     def __init__(

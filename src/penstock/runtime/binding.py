@@ -11,17 +11,18 @@ from penstock.core.request import BACKOFF, ENDED, RUNNING, Request, Work
 from penstock.core.station import Station
 from penstock.errors import WorkerLost
 from penstock.executors.base import Executor, Place
+from penstock.runtime.call import BoundCall
 from penstock.runtime.nested import start_nested
 from penstock.runtime.place import make_executor
+from penstock.runtime.shared import SharedCall, Sharing
+from penstock.runtime.weigh import weigh
 from penstock.service import Service, Timing
 
 if TYPE_CHECKING:
-    from penstock.runtime.call import BoundCall
     from penstock.runtime.driver import Runtime
 
 _LEFT = (asyncio.CancelledError, GeneratorExit)  # how a body on the loop ends whose caller has left
 _LOST = (asyncio.CancelledError, WorkerLost)  # results that say nothing about how long the work takes
-_FLAT = (str, bytes, bytearray, memoryview)
 
 
 class Binding:
@@ -49,6 +50,8 @@ class Binding:
         self.names = tuple(service.signature.parameters)
         self.name_set = frozenset(self.names)
         station.owner = self
+        self.sharing = None if options.cache is None else Sharing(self, options.cache)
+        self.call: type[BoundCall] = BoundCall if self.sharing is None else SharedCall
 
     # Starting and stopping
 
@@ -89,7 +92,8 @@ class Binding:
         request.item = call
         request.arrival = now
         budget = call.budget
-        request.deadline = budget.deadline
+        if budget.deadline is not None:
+            request.deadline = budget.deadline
         request.priority = budget.priority
         frame = call.frame
         if frame is not None and frame.request is not None:
@@ -103,7 +107,7 @@ class Binding:
         if self.size is not None:
             request.size = self.size(*call.args, **call.kwargs)
         elif not request.size and not self.direct:
-            request.size = _size(call.args) + (_size(tuple(call.kwargs.values())) if call.kwargs else 0)
+            request.size = weigh(call.args) + (weigh(call.kwargs.values()) if call.kwargs else 0)
         commands = self.scheduler.submit(self.station, request, now)
         if commands:
             runtime.apply(commands)
@@ -298,14 +302,3 @@ class Binding:
         if r.state == ENDED:  # else its work may still read the item, and lets go of it when it stops
             r.item = None  # no reference cycles: what has ended is freed at once, and the collector has nothing to find
             r.work = None
-
-
-def _size(values: tuple[Any, ...]) -> int:
-    """Bytes of the inputs that hold data; structures count nothing, and a service that minds gives size=."""
-    total = 0
-    for value in values:
-        if isinstance(value, _FLAT):
-            total += len(value)
-        else:
-            total += getattr(value, "nbytes", 0)
-    return total

@@ -23,7 +23,7 @@ from penstock.service import Status, Timing
 if TYPE_CHECKING:
     from penstock.runtime.binding import Binding
 
-_begin = asyncio.Future.__init__
+begin_future = asyncio.Future.__init__
 _STATUS: dict[str, Status] = {"ok": "done", "cancelled": "cancelled"}
 
 
@@ -143,7 +143,7 @@ class BoundCall(LazyFuture):
         if self.used and self.error is None:
             raise RuntimeError(f"{self!r} was awaited before it was started")
         self.used = self.begun = True
-        _begin(self, loop=binding.runtime.loop)
+        begin_future(self, loop=binding.runtime.loop)
         if self.error is not None:
             super().cancel()  # it was before it began
         elif binding.direct:

@@ -24,18 +24,15 @@ async def join(a: Awaitable[A], b: Awaitable[B], c: Awaitable[C], /) -> tuple[A,
 async def join(*calls: Awaitable[T]) -> tuple[T, ...]: ...
 async def join(*calls: Awaitable[Any]) -> tuple[Any, ...]:
     """Run calls side by side; their answers in order. If one fails the others are cancelled, and its error is raised."""
-    tasks = [begin(call) for call in calls]
+    tasks: list[asyncio.Future[Any]] = []
     try:
-        return tuple([await task for task in tasks])
+        for call in calls:
+            tasks.append(begin(call))
+        return tuple(await asyncio.gather(*tasks))
     except BaseException:
-        failed = next((t for t in tasks if t.done() and not t.cancelled() and t.exception() is not None), None)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if failed is not None:
-            error = failed.exception()
-            if error is not None:
-                raise error from None
         raise
 
 
@@ -47,20 +44,20 @@ async def within(seconds: float, make: Callable[[], Awaitable[T]] | Awaitable[T]
     """
     if not seconds > 0:
         raise ConfigError(f"within({seconds!r}, ...): seconds, greater than 0")
+    limit = asyncio.timeout(seconds)
     try:
-        async with asyncio.timeout(seconds):
+        async with limit:
             if callable(make):
                 with budget(within=seconds):
                     return await make()
             return await make
-    except DeadlineExceeded:
-        raise
     except TimeoutError as error:
+        if not limit.expired() or isinstance(error, DeadlineExceeded):
+            raise  # it is the body's own
         raise DeadlineExceeded(f"not done within {seconds:g} s") from error
 
 
 def begin(call: Awaitable[Any]) -> asyncio.Future[Any]:
     """The awaitable as a future that is under way."""
-    if isinstance(call, BoundCall):
-        return call.start()
-    return asyncio.ensure_future(call)
+    future = asyncio.ensure_future(call)  # a task, unless it is a call on the runtime's own loop
+    return future.start() if isinstance(future, BoundCall) else future

@@ -82,7 +82,7 @@ class Runtime:
         self._ids = itertools.count(1)
         self._prefix = os.urandom(5).hex()
         self._block = (0, f"{self._prefix}0000")  # 256 ids share all but their last two digits
-        self._inbox: deque[Callable[[], None]] = deque()
+        self._inbox: deque[Callable[[], object]] = deque()
         self._posted = False
         self._idle: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
@@ -213,7 +213,7 @@ class Runtime:
             budget = tighten(frame, within, self.clock() if within is not None or frame is not None else 0.0)
         elif within is not None:
             budget = tighten(Frame(budget), within, self.clock())
-        return BoundCall(binding, args, kwargs, budget, frame, id, size)
+        return binding.call(binding, args, kwargs, budget, frame, id, size)
 
     def submit(
         self, service: Service[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -232,10 +232,13 @@ class Runtime:
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         if self.closing:
             raise ShuttingDown("the runtime is shutting down and takes no new calls")
-        self.post(lambda: begin(call, future))
+        try:
+            self.post(lambda: begin(call, future))
+        except RuntimeError:  # the loop was closed just now
+            raise ShuttingDown("the runtime has stopped and takes no new calls") from None
         return future
 
-    def post(self, action: Callable[[], None]) -> None:
+    def post(self, action: Callable[[], object]) -> None:
         """Run `action` on the loop soon; many posts wake the loop once."""
         self._inbox.append(action)
         if not self._posted:
