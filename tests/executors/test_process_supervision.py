@@ -138,7 +138,19 @@ def test_an_idle_replica_that_is_stopped_is_replaced() -> None:
             (before,) = processes
             os.kill(before, signal.SIGSTOP)
             await processes[before].gone
+            assert not runtime.ready("hanging")
             assert await bodies.hanging("") != before
+            assert runtime.ready("hanging")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_garbage_on_either_socket_ends_the_process(which: int) -> None:
+    async def main() -> None:
+        async with ps.Runtime(bodies.babbles):
+            with pytest.raises(WorkerLost, match="no message"):
+                await bodies.babbles(which)
 
     asyncio.run(main())
 
