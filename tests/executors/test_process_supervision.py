@@ -119,7 +119,7 @@ def test_pauses_grow_while_nothing_is_answered(monkeypatch: pytest.MonkeyPatch) 
         life: Any = process_life.Life(SimpleNamespace(options=ps.Process(max_restarts=3), host=host, body=bodies.echo.body), 0)
         life.launch = launch
         life.fail(served)
-        with pytest.raises(process_life.GivenUp, match="4 times .* no such weights"):
+        with pytest.raises(process_life.GivenUp, match=r"4 times .* no such weights"):
             asyncio.run(life.relaunch(None))
         assert pauses == expected
         pauses.clear()
