@@ -13,9 +13,11 @@ import traceback
 from penstock import App
 from penstock.cli import CommandFailed
 from penstock.cli.load import load_app
+from penstock.http.gate import public
 from penstock.http.serve import serve
 from penstock.http.server import CannotListen, Server
 from penstock.runtime.sizes import sizes
+from penstock.runtime.tokens import Tokens
 
 NAME = "serve"
 HELP = "serve an app over HTTP"
@@ -26,6 +28,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (default: this machine only)")
     parser.add_argument("--port", type=_port, default=8000, help="0 lets the system choose (default: 8000)")
     parser.add_argument("--uds", default="", metavar="PATH", help="listen on a unix socket as well")
+    parser.add_argument("--tokens", metavar="FILE", help="callers need a bearer token of this file (`penstock token add`)")
+    parser.add_argument("--insecure", action="store_true", help="let a public --host be called without tokens")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds for what is in flight when it stops")
     parser.add_argument("--reload", action="store_true", help="start anew when a file changes (for development)")
 
@@ -52,6 +56,14 @@ def run(options: argparse.Namespace) -> None:
         if options.debug or isinstance(error, CommandFailed):
             raise
         raise CommandFailed(f"{options.app} cannot be loaded: {_blamed(error)} (--debug shows the traceback)") from error
+
+    if options.tokens:
+        app.tokens = Tokens(options.tokens)
+    if app.tokens is None and not options.insecure and public(options.host):
+        raise CommandFailed(
+            f"--host {options.host} would let everybody who reaches this machine call {app.name}: give --tokens FILE "
+            "(`penstock token add NAME` makes one), or --insecure, for instance behind a proxy that checks callers"
+        )
 
     def announce(server: Server) -> None:
         url = f"http://{_shown(options.host)}:{server.port}" if server.port else f"unix:{options.uds}"
@@ -126,5 +138,7 @@ def report(app: App, url: str, seconds: float) -> str:
         if service.streams:
             facts.append("streams")
         lines.append(f"  POST {url}/{name}  {', '.join(facts)}")
-    lines.append(f"  GET  {url}/healthz /readyz /metrics /openapi.json")
+    lines.append(f"  GET  {url}/healthz /readyz /metrics /status /openapi.json")
+    if app.tokens is not None:
+        lines.append(f"  callers need a token of {app.tokens.path}")
     return "\n".join(lines)
