@@ -21,6 +21,7 @@ from penstock.http.pace import Pacer
 from penstock.http.problems import Fault, problem_response
 from penstock.http.status import status
 from penstock.http.stream import Heartbeats
+from penstock.http.traces import Traces
 from penstock.runtime import App, Runtime
 
 _JSON = b"content-type: application/json\r\n"
@@ -47,6 +48,7 @@ class Handler:
             runtime.log.subscribe(access_log())
         self.endpoints = {f"/{name}": Endpoint(self, service) for name, service in app.services.items()}
         self.gate = None if app.tokens is None else Gate(app.tokens)
+        self.traces: Traces | None = None  # of requests that are under way, where spans are made of them
         self._openapi: bytes | None = None
         self.operations = {
             "/": self._index,
@@ -99,7 +101,7 @@ class Handler:
     def _note(self, identity: str, service: str, error: Exception) -> None:
         now, kind = self.runtime.clock(), f"HTTP{error.code}" if isinstance(error, Fault) else type(error).__name__
         outcome = "invalid" if isinstance(error, PenstockError) else "failed"
-        self.runtime.log.append((identity, service, "", outcome, kind, now, 0.0, 0.0, 0.0, 0.0, 0, "", -1, 0, True))
+        self.runtime.log.append((identity, service, "", outcome, kind, now, 0.0, 0.0, 0.0, 0.0, 0, "", -1, 0, ""))
 
     # Operations
 
