@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import signal
 from pathlib import Path
 from time import monotonic, process_time
@@ -75,6 +76,8 @@ def run(options: argparse.Namespace) -> None:
         raise CommandFailed(str(error)) from None
     from penstock.cli.serve import _run
 
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # an open loop may need thousands of connections
     report: dict[str, Any] = {}
     _run(_bench(options, where, headers, report))
     if options.json:
