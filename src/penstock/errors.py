@@ -45,6 +45,18 @@ class TooLarge(InvalidRequest):
     status, title = 413, "Too large"
 
 
+class Unauthorized(InvalidRequest):
+    """The server wants a bearer token, and the request has none that it knows."""
+
+    status, title = 401, "Unauthorized"
+
+
+class Forbidden(InvalidRequest):
+    """The token is known, but not for this."""
+
+    status, title = 403, "Forbidden"
+
+
 class NotFound(InvalidRequest):
     """No service has this name."""
 

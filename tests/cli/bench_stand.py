@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
+
+from served import environment
 
 import penstock as ps
 from penstock.http.serve import serving
-
-SRC = Path(__file__).parent.parent.parent / "src"
 
 
 @ps.service
@@ -50,13 +48,12 @@ async def server(*services: Any, **options: Any) -> AsyncIterator[str]:
 
 async def command(*arguments: str) -> asyncio.subprocess.Process:
     """`penstock ...` with pipes; of these sources, whatever else is installed."""
-    path = os.pathsep.join(filter(None, [str(SRC), os.environ.get("PYTHONPATH", "")]))
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "penstock",
         *arguments,
-        env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+        env=environment(),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

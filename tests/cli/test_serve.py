@@ -183,7 +183,7 @@ def test_a_port_in_use_is_found_before_anything_loads(place: Path) -> None:
         line == f"penstock: cannot listen on 127.0.0.1:{port}: Address already in use; choose another --port, --host or --uds"
     )
     assert "cannot listen on no.such.host.invalid:0: " in failed(
-        place, "models:app", "--host", "no.such.host.invalid", "--port", "0"
+        place, "models:app", "--host", "no.such.host.invalid", "--port", "0", "--insecure"
     )
 
 

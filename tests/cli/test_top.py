@@ -8,10 +8,10 @@ import pty
 import re
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 from bench_stand import command, double, hello, narrow, server
+from served import environment
 
 import penstock as ps
 from penstock.cli.bench.load import Load, target
@@ -19,7 +19,6 @@ from penstock.cli.top import fetch
 from penstock.cli.top.frame import frame
 from penstock.http.status import Recent
 
-SRC = Path(__file__).parent.parent.parent / "src"
 GPU = ps.Pool("gpu", 2)
 
 
@@ -119,10 +118,9 @@ def test_on_a_terminal_it_goes_on_until_it_is_ended(end: str) -> None:
     async def main() -> None:
         async with server() as url:
             ours, theirs = pty.openpty()
-            path = os.pathsep.join(filter(None, [str(SRC), os.environ.get("PYTHONPATH", "")]))
             child = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "penstock", "top", url, "--interval", "0.05",
-                stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "PYTHONPATH": path}, start_new_session=True,
+                stdin=theirs, stdout=theirs, stderr=theirs, env=environment(), start_new_session=True,
             )  # fmt: skip
             os.close(theirs)
             screen = b""

@@ -8,12 +8,12 @@ from random import Random
 import pytest
 from stand import Stand
 
-from penstock.core.patience import Patience, PatienceBook
+from penstock.core.patience import Patience, PatienceBook, Sample
 from penstock.errors import Overloaded
 
 
-def nobody() -> list[float]:
-    return []
+def nobody() -> Sample:
+    return [], 1
 
 
 def test_nothing_is_known_at_first() -> None:
@@ -56,11 +56,11 @@ def test_those_who_still_wait_count() -> None:
     patience = Patience(prior=0.0)
     for _ in range(10):
         patience.exit(0.1, True)
-    assert patience.seconds(1.0, lambda: [0.5] * 95) == math.inf
+    assert patience.seconds(1.0, lambda: ([0.5] * 19, 5)) == math.inf
     fresh = Patience(prior=0.0)
     for _ in range(10):
         fresh.exit(0.1, True)
-    assert fresh.seconds(1.0, lambda: [0.05] * 95) == pytest.approx(0.1, rel=0.05)
+    assert fresh.seconds(1.0, lambda: ([0.05] * 19, 5)) == pytest.approx(0.1, rel=0.05)
 
 
 def test_an_estimate_that_has_become_wrong_is_unlearned() -> None:

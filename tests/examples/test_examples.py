@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import penstock as ps
@@ -86,6 +87,15 @@ def test_hybrid_from_a_synchronous_program() -> None:
     assert len(answers) == 14
 
 
+def listens(pid: int, port: int) -> bool:
+    """Whether this very process does: between its choice and its use, the port may have become another's."""
+    try:
+        found = psutil.Process(pid).net_connections("tcp")
+    except psutil.NoSuchProcess:
+        return False
+    return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in found)
+
+
 @contextmanager
 def running(*command: str) -> Iterator[int]:
     with socket.socket() as probe:
@@ -93,13 +103,10 @@ def running(*command: str) -> Iterator[int]:
         port = probe.getsockname()[1]
     process = subprocess.Popen([sys.executable, *(part.replace("PORT", str(port)) for part in command)], cwd=EXAMPLES.parent)
     try:
-        for _ in range(200):
-            assert process.poll() is None
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.05)  # a poll with an end
+        end = time.monotonic() + 30
+        while not listens(process.pid, port):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.02)  # a poll with an end
         yield port
     finally:
         process.terminate()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -374,3 +375,20 @@ def test_an_unexpectedly_long_unit_does_not_hold_up_the_others() -> None:
             assert await host.outcome(slow) is True
 
     asyncio.run(main())
+
+
+@pytest.mark.skipif(not hasattr(os, "eventfd"), reason="no descriptors are used elsewhere")
+def test_descriptors_are_given_back() -> None:
+    async def main() -> None:
+        async with threads(lambda x: x, 4) as host:
+            assert await host.call(7) == 7
+
+    def open_now() -> int:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    asyncio.run(main())
+    before = open_now()
+    for _ in range(5):
+        asyncio.run(main())
+    assert open_now() <= before

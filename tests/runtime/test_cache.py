@@ -26,10 +26,10 @@ def virtually(*services: Any, grace: float = 0.0) -> Callable[[Callable[[ps.Runt
 
         async def main() -> ps.Runtime:
             async with ps.Runtime(*services, clock=loop.time, watch=False, grace=grace) as runtime:
+                loop.watch(lambda: check(runtime.scheduler, loop.time()))  # the laws, between any two callbacks
                 await body(runtime)
                 for binding in runtime.bindings.values():
                     assert binding.sharing is None or not binding.sharing.flights
-                check(runtime.scheduler, loop.time())
                 idle(runtime.scheduler)
             return runtime
 
@@ -401,7 +401,7 @@ def test_footprints_are_near_the_truth() -> None:
     assert footprint(looped) < 10_000
 
 
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", range(60))
 def test_storms_of_equal_calls(seed: int) -> None:
     random = Random(seed)
 

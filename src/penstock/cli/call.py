@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import re
 import socket
 import sys
@@ -24,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--within", type=float, help="deadline in seconds")
     parser.add_argument("--priority", type=int, help="the smaller goes first")
     parser.add_argument("--tenant", help="whose fair share pays")
+    parser.add_argument("--token", default=os.environ.get("PENSTOCK_TOKEN"), help="bearer token (default: $PENSTOCK_TOKEN)")
     parser.add_argument("-v", "--verbose", action="store_true", help="show where the time went")
 
 
@@ -42,6 +44,8 @@ def run(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None:
             headers[f"x-penstock-{name}"] = str(value)
+    if options.token:
+        headers["authorization"] = f"Bearer {options.token}"
     connection = kinds[parts.scheme](parts.hostname, port)
     where = f"{parts.hostname}:{connection.port}"
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

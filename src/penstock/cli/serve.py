@@ -13,9 +13,12 @@ import traceback
 from penstock import App
 from penstock.cli import CommandFailed
 from penstock.cli.load import load_app
-from penstock.http.serve import serve
+from penstock.http.gate import public
+from penstock.http.serve import Observer, serve
 from penstock.http.server import CannotListen, Server
 from penstock.runtime.sizes import sizes
+from penstock.runtime.timeline import Timeline
+from penstock.runtime.tokens import Tokens
 
 NAME = "serve"
 HELP = "serve an app over HTTP"
@@ -26,6 +29,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (default: this machine only)")
     parser.add_argument("--port", type=_port, default=8000, help="0 lets the system choose (default: 8000)")
     parser.add_argument("--uds", default="", metavar="PATH", help="listen on a unix socket as well")
+    parser.add_argument("--tokens", metavar="FILE", help="callers need a bearer token of this file (`penstock token add`)")
+    parser.add_argument("--insecure", action="store_true", help="let a public --host be called without tokens")
+    parser.add_argument("--trace", metavar="FILE", help="write a timeline of the run, for https://ui.perfetto.dev")
+    parser.add_argument("--otel", action="store_true", help="send spans by OTLP, as the OTEL_* variables say")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds for what is in flight when it stops")
     parser.add_argument("--reload", action="store_true", help="start anew when a file changes (for development)")
 
@@ -53,6 +60,14 @@ def run(options: argparse.Namespace) -> None:
             raise
         raise CommandFailed(f"{options.app} cannot be loaded: {_blamed(error)} (--debug shows the traceback)") from error
 
+    if options.tokens:
+        app.tokens = Tokens(options.tokens)
+    if app.tokens is None and not options.insecure and public(options.host):
+        raise CommandFailed(
+            f"--host {options.host} would let everybody who reaches this machine call {app.name}: give --tokens FILE "
+            "(`penstock token add NAME` makes one), or --insecure, for instance behind a proxy that checks callers"
+        )
+
     def announce(server: Server) -> None:
         url = f"http://{_shown(options.host)}:{server.port}" if server.port else f"unix:{options.uds}"
         print(report(app, url, time.monotonic() - began), file=sys.stderr, flush=True)
@@ -64,7 +79,14 @@ def run(options: argparse.Namespace) -> None:
         print(f"{app.name} stops{wait}", file=sys.stderr, flush=True)
 
     main = serve(
-        app, options.host, options.port, unix_path=options.uds, grace=options.grace, announce=announce, leaving=leaving
+        app,
+        options.host,
+        options.port,
+        unix_path=options.uds,
+        grace=options.grace,
+        observers=_observers(options),
+        announce=announce,
+        leaving=leaving,
     )
     try:
         _run(main)
@@ -78,6 +100,18 @@ def run(options: argparse.Namespace) -> None:
         if options.debug:
             raise
         raise CommandFailed(f"{options.app} cannot start: {_blamed(error)} (--debug shows the traceback)") from error
+
+
+def _observers(options: argparse.Namespace) -> list[Observer]:
+    """Who looks on, as the command line asks."""
+    found: list[Observer] = []
+    if options.trace:
+        found.append(lambda handler: Timeline(handler.runtime, options.trace))
+    if options.otel:
+        from penstock.http.spans import Spans
+
+        found.append(Spans)
+    return found
 
 
 def _blamed(error: BaseException) -> str:
@@ -126,5 +160,7 @@ def report(app: App, url: str, seconds: float) -> str:
         if service.streams:
             facts.append("streams")
         lines.append(f"  POST {url}/{name}  {', '.join(facts)}")
-    lines.append(f"  GET  {url}/healthz /readyz /metrics /openapi.json")
+    lines.append(f"  GET  {url}/healthz /readyz /metrics /status /openapi.json")
+    if app.tokens is not None:
+        lines.append(f"  callers need a token of {app.tokens.path}")
     return "\n".join(lines)

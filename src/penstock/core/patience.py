@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 _FIRST = 1e-3  # seconds: exits before this age say nothing about waiting
 _GROWTH = math.log(1.05)  # resolution of ages: 5 %
 _BINS = 283  # up to about 1000 s
 _TENANTS = 1024
+
+Sample = tuple[Sequence[float], int]  # ages, and how many callers each stands for
 
 
 def _slot(age: float) -> int:
@@ -73,8 +75,8 @@ class Patience:
         else:
             self.changes += 1
 
-    def seconds(self, now: float, waiting: Callable[[], Iterable[float]]) -> float:
-        """The learned patience, or infinity. `waiting` gives the ages of those who still wait.
+    def seconds(self, now: float, waiting: Callable[[], Sample]) -> float:
+        """The learned patience, or infinity. `waiting` gives the ages of those who still wait, or of a sample of them.
 
         Recomputed when enough has changed, at most once in 10 ms; and every second, because time alone unlearns.
         """
@@ -112,13 +114,14 @@ class Patience:
         self.exits.clear()
         self.went.clear()
 
-    def _estimate(self, waiting: Iterable[float]) -> float:
+    def _estimate(self, waiting: Sample) -> float:
         left = self.left
         at_risk = [self.prior + reached for reached in self.reached]
         older = [0] * (_BINS + 1)
-        for age in waiting:
+        ages, each = waiting
+        for age in ages:
             if age >= _FIRST:
-                older[_slot(age)] += 1
+                older[_slot(age)] += each
         beyond = sum(older)
         alive = 1.0
         for slot, count in enumerate(left):
@@ -155,7 +158,7 @@ class PatienceBook:
         """Whether any of this tenant's callers has ever left."""
         return self.leaving and (patience := self.tenants.get(tenant)) is not None and patience.hurried
 
-    def seconds(self, tenant: str, now: float, waiting: Callable[[], Iterable[float]]) -> float:
+    def seconds(self, tenant: str, now: float, waiting: Callable[[], Sample]) -> float:
         patience = self.tenants.get(tenant)
         return math.inf if patience is None else patience.seconds(now, waiting)
 

@@ -7,7 +7,7 @@ list with a moving head, so every operation is a bisection and removal leaves no
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
 from typing import Protocol
 
@@ -111,7 +111,7 @@ class Ledger:
     the backlogged ones (or, if there is none, of the last that was served), so that idling earns no credit.
     """
 
-    def __init__(self, weights: dict[str, float]) -> None:
+    def __init__(self, weights: Mapping[str, float]) -> None:
         self.weights = weights
         self.counters: dict[str, float] = {}
         self.floor = 0.0

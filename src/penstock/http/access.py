@@ -47,8 +47,8 @@ def access_log(out: TextIO | None = None) -> Reader:
 def _lines(entries: Sequence[Entry]) -> Iterator[Line]:
     offset = time.time() - time.monotonic()
     for entry in entries:
-        identity, service, tenant, outcome, error, arrived, queued, batched, ran, streamed, batch, why, _, items, root = entry
-        if not root:
+        identity, service, tenant, outcome, error, arrived, queued, batched, ran, streamed, batch, why, _, items, parent = entry
+        if parent:
             continue
         line = Line(int((arrived + offset) * 1e3) / 1e3, identity, service, outcome, int(ran * 1e6) / 1e3)
         if queued or batched or streamed:

@@ -52,7 +52,13 @@ class _Side:
             handler = await self._start()
         path = _path(scope)
         found = match(self.app, path) if self.app.mounts and not handler.knows(path) else None
-        if found is not None:
+        if found is not None and (refusal := _bar(handler, scope, path)) is not None:
+            if scope["type"] == "http":
+                await _send(refusal, send)
+            else:
+                await receive()
+                await send({"type": "websocket.close", "code": 1008})
+        elif found is not None:
             prefix, other = found
             root = scope.get("root_path", "") + prefix
             await other({**scope, "root_path": root, "state": self.lifespans.state(prefix)}, receive, send)
@@ -78,12 +84,8 @@ class _Side:
             if isinstance(answer, CoroutineType):
                 answer = await self.departures.watch(answer, receive)
         if type(answer) is Response:
-            headers: list[Any] = [line.split(b": ", 1) for line in answer.head.split(b"\r\n")[:-1]]
-            if answer.status != 204:
-                headers.append((b"content-length", b"%d" % len(answer.body)))
             await asyncio.sleep(0)  # what this turn of the loop answers is written in a row: readers wake once, not each
-            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-            await send({"type": "http.response.body", "body": b"" if method == "HEAD" else answer.body})
+            await _send(answer, send, method == "HEAD")
         elif answer is not None:
             await self.departures.watch(answer.run(_Out(send, method == "HEAD")), receive)
 
@@ -132,6 +134,21 @@ async def _stopped_with_the_loop(runtime: Runtime) -> AsyncGenerator[None, None]
         yield
     finally:
         await runtime.stop(0.0)
+
+
+def _bar(handler: Handler, scope: Scope, path: str) -> Response | None:
+    """The refusal of a request to a mounted application, if the app has tokens."""
+    if handler.gate is None:
+        return None
+    return handler.bar(Request(scope.get("method", "GET"), path, headers=_headers(scope)))
+
+
+async def _send(answer: Response, send: Send, bodiless: bool = False) -> None:
+    headers: list[Any] = [line.split(b": ", 1) for line in answer.head.split(b"\r\n")[:-1]]
+    if answer.status != 204:
+        headers.append((b"content-length", b"%d" % len(answer.body)))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if bodiless else answer.body})
 
 
 def _path(scope: Scope) -> str:

@@ -40,7 +40,9 @@ class Mounted:
 
     def __call__(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
         found = None if self.handler.knows(request.path) else match(self.app, request.path)
-        return self.handler(request) if found is None else _Bridged(self, request, *found)
+        if found is None:
+            return self.handler(request)
+        return self.handler.bar(request) or _Bridged(self, request, *found)
 
     async def stop(self, within: float) -> None:
         """Wait for what is done after the answers, then end it."""

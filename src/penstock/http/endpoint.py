@@ -95,6 +95,8 @@ class Endpoint:
             return self._refuse(error, request)
         call = runtime.call(self.service, (), kwargs, budget, size=len(request.body), id=identity)
         trace = trace_line(headers) if b"traceparent" in headers else b""
+        if trace and self.handler.traces is not None:
+            self.handler.traces.add(call.id, headers[b"traceparent"], trace)
         if kind is SSE or kind is NDJSON:
             return EventStream(Exchange(self, call, trace), kind is SSE)
         return self._unary(call, kind, trace)

@@ -12,6 +12,7 @@ import msgspec
 from penstock.errors import NotFound, PenstockError
 from penstock.http.access import access_log
 from penstock.http.endpoint import Endpoint
+from penstock.http.gate import Gate, challenge
 from penstock.http.headers import request_id
 from penstock.http.message import Answer, Request, Response
 from penstock.http.metrics import Metrics
@@ -20,13 +21,14 @@ from penstock.http.pace import Pacer
 from penstock.http.problems import Fault, problem_response
 from penstock.http.status import status
 from penstock.http.stream import Heartbeats
+from penstock.http.traces import Traces
 from penstock.runtime import App, Runtime
 
 _JSON = b"content-type: application/json\r\n"
 _TEXT = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
 _HTML = b"content-type: text/html; charset=utf-8\r\n"
 _PREFLIGHT = (
-    b"access-control-allow-headers: content-type, accept, traceparent, x-request-id, "
+    b"access-control-allow-headers: authorization, content-type, accept, traceparent, x-request-id, "
     b"x-penstock-within, x-penstock-priority, x-penstock-tenant\r\naccess-control-max-age: 600\r\n"
 )
 _EXPOSE = b"access-control-expose-headers: x-request-id, server-timing, retry-after, traceparent\r\n"
@@ -45,6 +47,8 @@ class Handler:
         if app.log:
             runtime.log.subscribe(access_log())
         self.endpoints = {f"/{name}": Endpoint(self, service) for name, service in app.services.items()}
+        self.gate = None if app.tokens is None else Gate(app.tokens)
+        self.traces: Traces | None = None  # of requests that are under way, where spans are made of them
         self._openapi: bytes | None = None
         self.operations = {
             "/": self._index,
@@ -57,6 +61,9 @@ class Handler:
 
     def __call__(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
         endpoint = self.endpoints.get(request.path)
+        if self.gate is not None and (refusal := self.bar(request)) is not None:
+            origin = self._origin(request)
+            return self._with_origin(refusal, origin) if origin else refusal
         if endpoint is not None and not self.app.cors:
             if request.method == "OPTIONS":
                 return Response(204, b"allow: %b\r\n" % endpoint.methods.encode())
@@ -66,6 +73,16 @@ class Handler:
             return self._preflight(request, origin)
         answer = self._operate(request) if endpoint is None else endpoint(request)
         return self._with_origin(answer, origin) if origin else answer
+
+    def bar(self, request: Request) -> Response | None:
+        """The refusal of a request without a token that is good for it; a preflight never has one."""
+        if self.gate is None or request.method == "OPTIONS":
+            return None
+        error = self.gate.refuse(request, self.runtime.clock())
+        if error is None:
+            return None
+        service = request.path[1:] if request.path in self.endpoints else ""
+        return self.refuse(error, request.headers, service, challenge(error))
 
     def knows(self, path: str) -> bool:
         """Whether this path is ours before it is a mounted application's."""
@@ -84,7 +101,7 @@ class Handler:
     def _note(self, identity: str, service: str, error: Exception) -> None:
         now, kind = self.runtime.clock(), f"HTTP{error.code}" if isinstance(error, Fault) else type(error).__name__
         outcome = "invalid" if isinstance(error, PenstockError) else "failed"
-        self.runtime.log.append((identity, service, "", outcome, kind, now, 0.0, 0.0, 0.0, 0.0, 0, "", -1, 0, True))
+        self.runtime.log.append((identity, service, "", outcome, kind, now, 0.0, 0.0, 0.0, 0.0, 0, "", -1, 0, ""))
 
     # Operations
 

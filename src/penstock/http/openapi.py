@@ -71,12 +71,16 @@ def describe(app: App, endpoints: Mapping[str, Endpoint]) -> dict[str, Any]:
     paths = {}
     for n, (path, endpoint) in enumerate(listed):
         paths[path] = _path(endpoint, schemas[2 * n], schemas[2 * n + 1], components)
-    return {
+    document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": app.name, "version": _version()},
         "paths": paths,
         "components": {"schemas": {**components, "Problem": _PROBLEM}},
     }
+    if app.tokens is not None:
+        document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"bearer": []}]
+    return document
 
 
 def _path(endpoint: Endpoint, given: Any, answer: Any, components: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import contextlib
 import gc
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from penstock.http.bridge import Mounted
@@ -16,6 +16,9 @@ from penstock.http.lifespan import Lifespans
 from penstock.http.limits import Limits
 from penstock.http.server import Server, listening
 from penstock.runtime import App, Runtime
+
+Observer = Callable[[Handler], contextlib.AbstractContextManager[object]]
+"""Something that looks on: entered when the runtime has started, left when it has stopped."""
 
 
 @contextlib.asynccontextmanager
@@ -27,6 +30,7 @@ async def serving(
     unix_path: str = "",
     grace: float = 30.0,
     limits: Limits | None = None,
+    observers: Sequence[Observer] = (),
 ) -> AsyncIterator[Server]:
     """A started server of this app, with its runtime; on leaving, what is in flight has `grace` seconds to end.
 
@@ -37,6 +41,8 @@ async def serving(
         runtime = Runtime(app, grace=grace)
         async with runtime:
             handler = Handler(app, runtime)
+            for observer in observers:
+                bound.enter_context(observer(handler))
             lifespans = Lifespans(app.mounts)
             mounted = Mounted(app, handler, lifespans)
             limits = replace(limits or Limits(), body=app.max_body)
@@ -64,6 +70,7 @@ async def serve(
     *,
     unix_path: str = "",
     grace: float = 30.0,
+    observers: Sequence[Observer] = (),
     announce: Callable[[Server], None] = lambda server: None,
     leaving: Callable[[Server], None] = lambda server: None,
 ) -> None:
@@ -84,7 +91,7 @@ async def serve(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signalled)
-    async with serving(app, host, port, unix_path=unix_path, grace=grace) as server:
+    async with serving(app, host, port, unix_path=unix_path, grace=grace, observers=observers) as server:
         tune()
         up = True
         announce(server)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from penstock.errors import ConfigError
 from penstock.runtime.sizes import Profile, sizes
+from penstock.runtime.tokens import Tokens
 from penstock.service import Service
 
 Scope = MutableMapping[str, Any]
@@ -19,7 +21,8 @@ class App:
     """Services by name, and how they are served.
 
     `cors` is the list of origins that browsers may call from ("*" for any), `max_body` the largest request in bytes,
-    `mounts` maps path prefixes to other ASGI applications, `log=False` drops the line per request. An App is itself
+    `mounts` maps path prefixes to other ASGI applications, `log=False` drops the line per request,
+    `tokens` is a file of bearer tokens that callers need (`penstock token add`). An App is itself
     an ASGI application: serve it with `penstock serve module:app`, or mount it in Starlette or FastAPI, whose lifespan
     then should hold `async with penstock.Runtime(app)` (else the app loads at its first request, and does not drain).
     """
@@ -33,6 +36,7 @@ class App:
         max_body: int = 16 << 20,
         mounts: Mapping[str, ASGIApp] | None = None,
         log: bool = True,
+        tokens: str | os.PathLike[str] | None = None,
         debug: bool = False,
     ) -> None:
         self.services: dict[str, Service[..., Any]] = {}
@@ -51,6 +55,7 @@ class App:
         self.max_body = max_body
         self.mounts = dict(mounts or {})
         self.log = log
+        self.tokens = None if tokens is None else Tokens(tokens)
         self.debug = debug
         self._asgi: ASGIApp | None = None
 

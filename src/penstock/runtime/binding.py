@@ -278,7 +278,7 @@ class Binding:
     def record(self, call: BoundCall, error: BaseException | None) -> None:
         """Write the call's one line to the log."""
         r = call.request
-        work = r.work
+        work, frame = r.work, call.frame
         call.measured = queued, batched, ran, streamed = self.parts(r)
         self.runtime.log.append(
             (
@@ -296,7 +296,7 @@ class Binding:
                 "" if work is None else work.reason,
                 -1 if work is None else work.replica,
                 call.items,
-                r.root,
+                "" if frame is None or frame.request is None else frame.request.id,
             )
         )
         if r.state == ENDED:  # else its work may still read the item, and lets go of it when it stops

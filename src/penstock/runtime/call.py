@@ -139,6 +139,7 @@ class BoundCall(LazyFuture):
             return self
         binding = self.binding
         if binding.streams:
+            self.used = True
             raise ConfigError(f"{binding.name} streams: its reader drives it; use `async for`")
         if self.used and self.error is None:
             raise RuntimeError(f"{self!r} was awaited before it was started")

@@ -57,6 +57,7 @@ class Runtime:
         watch: bool = True,
     ) -> None:
         self.services: dict[str, Service[..., Any]] = {}
+        self.weights: dict[str, float] | None = None  # of tenants, where tokens say who they are
         for each in services:
             listed = each.services.values() if isinstance(each, App) else (each,)
             for service in listed:
@@ -64,6 +65,8 @@ class Runtime:
                     raise ConfigError(f"two services are named {service.name!r}")
             if isinstance(each, App) and profile is None:
                 profile = each.profile
+            if isinstance(each, App) and each.tokens is not None:
+                self.weights = each.tokens.weights
         self.sizes: Sizes = sizes(profile)
         self.clock = clock
         self.grace = grace

@@ -107,8 +107,9 @@ class Flight:
             return
         call.close(outcome, "shared", call.elapsed(), error)
         if call is owner:
-            heir = next(iter(self.waiters)).request
-            self.work.request.id, self.work.request.root = heir.id, heir.root
+            heir = next(iter(self.waiters))
+            self.work.request.id, self.work.request.root = heir.request.id, heir.request.root
+            self.work.frame = heir.frame
         self._redate()
 
     def _forget(self, call: SharedCall) -> None:

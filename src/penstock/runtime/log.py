@@ -18,7 +18,10 @@ _FLUSH_AT = 64  # entries: more at once would be felt as latency
 
 
 class Entry(NamedTuple):
-    """One ended call. Times in seconds; `arrived` on the runtime's clock; `items` counts a stream's items."""
+    """One ended call. Times in seconds; `arrived` on the runtime's clock; `items` counts a stream's items.
+
+    `parent` is the id of the call whose body made this one.
+    """
 
     id: str
     service: str
@@ -34,7 +37,12 @@ class Entry(NamedTuple):
     released: str
     replica: int
     items: int
-    root: bool
+    parent: str
+
+    @property
+    def root(self) -> bool:
+        """Whether it came from outside."""
+        return not self.parent
 
 
 _entry: Callable[[tuple[Any, ...]], Entry] = partial(tuple.__new__, Entry)  # as `Entry._make`, without a look at the length

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.policy.admit import Queue
 from penstock.core.policy.limit import AIMD
-from penstock.core.policy.order import Priority
+from penstock.core.policy.order import FairShare, Order, Priority
 from penstock.core.station import StationOptions
 from penstock.errors import ConfigError
 from penstock.executors.base import Executor, Inline, Place, Process, Thread
@@ -39,7 +40,7 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
             name=service.name,
             replicas=replicas,
             queue=queue,
-            order=options.order or Priority(),
+            order=_weighted(options.order or Priority(), runtime.weights),
             limits=(AIMD(),) if options.limit is None else options.limit,
             batch=options.batch,
             retry=options.retry,
@@ -52,6 +53,15 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
         ),
         place,
     )
+
+
+def _weighted(order: Order, weights: dict[str, float] | None) -> Order:
+    """The order with the tenants' weights, where it is fair between them and does not say its own."""
+    if weights is None:
+        return order
+    if isinstance(order, Priority) and isinstance(order.then, FairShare) and not order.then.weights:
+        return replace(order, then=replace(order.then, weights=weights))
+    return replace(order, weights=weights) if isinstance(order, FairShare) and not order.weights else order
 
 
 def make_executor(binding: Binding) -> Executor:

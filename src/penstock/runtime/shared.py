@@ -143,6 +143,7 @@ class SharedCall(BoundCall):
         """It has ended, with a line of its own in the log."""
         request = self.request
         request.outcome, request.state, self.measured = outcome, ENDED, parts
-        root, arrived = request.root, request.submitted
-        line = (request.id, self.binding.name, request.tenant, outcome, error, arrived, *parts, 0, how, -1, 0, root)
+        parent = "" if self.frame is None or self.frame.request is None else self.frame.request.id
+        arrived = request.submitted
+        line = (request.id, self.binding.name, request.tenant, outcome, error, arrived, *parts, 0, how, -1, 0, parent)
         self.binding.runtime.log.append(line)

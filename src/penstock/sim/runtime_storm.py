@@ -112,7 +112,7 @@ class RuntimeStorm:
 
     @property
     def trace(self) -> list[str]:
-        return [f"{entry[1:]}" for entry in self.entries]
+        return [f"{entry[1:14]} {entry.root}" for entry in self.entries]
 
     def close(self) -> None:
         """What must hold when all is over."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import resource
 import signal
 from pathlib import Path
 from time import monotonic, process_time
@@ -26,7 +28,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", "--data", action="append", default=[], metavar="BODY", help=(
         "JSON body; several are sent in turn; @FILE reads one (a .jsonl file: one a line); makes it a POST"
     ))  # fmt: skip
-    parser.add_argument("-H", "--header", action="append", default=[], metavar="NAME:VALUE", help="a request header")
+    parser.add_argument(
+        "-H",
+        "--header",
+        action="append",
+        default=[],
+        metavar="NAME:VALUE",
+        help="a request header; $PENSTOCK_TOKEN is sent as the bearer token",
+    )
     parser.add_argument("-X", "--method", help="default: POST with a body, else GET")
     parser.add_argument("-c", "--clients", type=_count, default=32, help="closed loop: that many callers (default 32)")
     parser.add_argument("-r", "--rate", type=_positive, help="open loop: Poisson arrivals a second, whatever is answered")
@@ -67,6 +76,8 @@ def run(options: argparse.Namespace) -> None:
         raise CommandFailed(str(error)) from None
     from penstock.cli.serve import _run
 
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # an open loop may need thousands of connections
     report: dict[str, Any] = {}
     _run(_bench(options, where, headers, report))
     if options.json:
@@ -140,6 +151,8 @@ def _bodies(given: list[str]) -> list[bytes]:
 
 def _headers(options: argparse.Namespace, sends: bool) -> dict[str, str]:
     headers = {"content-type": "application/json"} if sends else {}
+    if os.environ.get("PENSTOCK_TOKEN"):
+        headers["authorization"] = f"Bearer {os.environ['PENSTOCK_TOKEN']}"
     headers["accept"] = "text/event-stream, application/x-ndjson;q=0.9" if options.stream else "*/*"
     if options.within:
         headers["x-penstock-within"] = str(options.within)

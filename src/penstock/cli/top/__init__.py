@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
         return fetch(server, options.token)
 
     before = read()
-    if options.once or not sys.stdout.isatty():
+    if options.once or not (sys.stdout.isatty() and sys.stdin.isatty()):
         time.sleep(options.interval)
         size = shutil.get_terminal_size((160, 10_000))
         height = size.lines if sys.stdout.isatty() else 10_000

@@ -65,7 +65,7 @@ class FairShare:
             _positive(f"FairShare.weights[{tenant!r}]", weight)
 
     def ledger(self) -> Ledger:
-        return Ledger(dict(self.weights))
+        return Ledger(self.weights)
 
     def queue(self) -> Queue:
         return TenantQueue(self.ledger(), self.then.leaf)

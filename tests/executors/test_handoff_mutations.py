@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from penstock.executors.flow import Window
+from penstock.executors.child.window import Window
 from penstock.executors.thread import ThreadExecutor
 from penstock.executors.thread_worker import Stream
 

@@ -1,0 +1,60 @@
+"""`penstock token add|list|remove`: the bearer tokens of `penstock serve --tokens FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from penstock.runtime.tokens import Tenant, changed, issue, read, revoke
+
+NAME = "token"
+HELP = "make, list and remove bearer tokens"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(required=True, metavar="ACTION", dest="action")
+    add = actions.add_parser("add", help="make a token and print it, for the only time; the file keeps its hash")
+    add.add_argument("name", help="what the token is called, for instance who holds it")
+    add.add_argument("--tenant", help="whose quota and fair share its calls use (default: NAME)")
+    add.add_argument("--weight", type=float, help="the tenant's weight in fair shares (default 1)")
+    add.add_argument("--rate", type=float, metavar="PER_SECOND", help="the tenant's quota of calls a second (default: none)")
+    add.add_argument("--burst", type=int, help="how much of the quota may come at once (default: a second's)")
+    add.add_argument("--priority", type=int, help="the most urgent priority that the tenant's calls may have (default 0)")
+    add.add_argument("--operator", action="store_true", help="may read /metrics and /status, and name any tenant")
+    remove = actions.add_parser("remove", help="remove a token; servers know within a second")
+    remove.add_argument("name")
+    for action in (add, remove, actions.add_parser("list", help="the tokens and tenants of a file")):
+        action.add_argument("--file", type=Path, default=Path("tokens.json"), help="default: %(default)s")
+        action.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def run(options: argparse.Namespace) -> None:
+    {"add": _add, "remove": _remove, "list": _list}[options.action](options)
+
+
+def _add(options: argparse.Namespace) -> None:
+    tenant = options.tenant or options.name
+    with changed(options.file) as book:
+        token = issue(book, options.name, tenant, options.operator)
+        given = {"weight": options.weight, "priority": options.priority, "per_second": options.rate, "burst": options.burst}
+        for field, value in given.items():
+            if value is not None:
+                setattr(book.tenants[tenant], field, value)
+    print(token)
+    print(f"{options.file} keeps its hash only; pass it as `Authorization: Bearer`, or $PENSTOCK_TOKEN", file=sys.stderr)
+
+
+def _remove(options: argparse.Namespace) -> None:
+    read(options.file)  # there must be one
+    with changed(options.file) as book:
+        revoke(book, options.name)
+
+
+def _list(options: argparse.Namespace) -> None:
+    book = read(options.file)
+    for identity, token in book.tokens.items():
+        tenant = book.tenants.get(token.tenant, Tenant())
+        quota = "no quota" if tenant.per_second is None else f"{tenant.per_second:g} calls/s"
+        kind = ", operator" if token.operator else ""
+        print(f"{token.name:20} pst_{identity}_...  tenant {token.tenant} (weight {tenant.weight:g}, {quota}){kind}")
