@@ -43,7 +43,7 @@ def work(how: str = "") -> float:
     elif how.startswith("memory"):
         raise MemoryError
     elif how.startswith("garbage"):
-        for fd in range(3, 64):
+        for fd in map(int, os.listdir("/proc/self/fd")):
             with contextlib.suppress(OSError):
                 if stat.S_ISSOCK(os.fstat(fd).st_mode):
                     os.write(fd, random.randbytes(100))
