@@ -20,6 +20,7 @@ import signal
 import stat
 import statistics
 import sys
+import tempfile
 import time
 from collections import Counter
 from typing import Any
@@ -35,16 +36,27 @@ TIMEOUT = 1.0
 def work(how: str = "") -> float:
     began = time.perf_counter()
     time.sleep(0.020)
-    if how == "exit":
+    if how and not _once(how):
+        return time.perf_counter() - began
+    if how.startswith("exit"):
         os._exit(1)
-    elif how == "memory":
+    elif how.startswith("memory"):
         raise MemoryError
-    elif how == "garbage":
+    elif how.startswith("garbage"):
         for fd in range(3, 64):
             with contextlib.suppress(OSError):
                 if stat.S_ISSOCK(os.fstat(fd).st_mode):
                     os.write(fd, random.randbytes(100))
     return time.perf_counter() - began
+
+
+def _once(how: str) -> bool:
+    """Each fault happens once, also when the call that brought it is run again."""
+    try:
+        os.close(os.open(os.path.join(os.environ["PENSTOCK_CHAOS"], how), os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
 
 
 async def call(ended: Counter[str], seconds: list[float], how: str = "") -> None:
@@ -87,7 +99,7 @@ async def main(faults: int) -> dict[str, Any]:
                 with contextlib.suppress(ProcessLookupError, IndexError):
                     os.kill(rng.choice(list(executor.processes)), signal.Signals[how])
             else:
-                await call(ended, seconds, how)
+                tasks.append(asyncio.create_task(call(ended, seconds, f"{how}{n}")))
         over = True
         await asyncio.gather(*tasks)
         took = time.monotonic() - began
@@ -118,4 +130,6 @@ def _is_ours(pid: str) -> bool:
 
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
-    print(json.dumps(asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)), indent=1))
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["PENSTOCK_CHAOS"] = directory
+        print(json.dumps(asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)), indent=1))

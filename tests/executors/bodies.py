@@ -7,6 +7,7 @@ import atexit
 import ctypes
 import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -237,3 +238,18 @@ on_device = ps.service(_hang, name="on_device", on=ps.Process(1, recycle=3, devi
 def leaves(path: str) -> int:
     atexit.register(lambda: Path(path).write_text("has left"))
     return 1
+
+
+@ps.service(on=ps.Process(1))
+def babbles(which: int) -> None:
+    """Writes into one of the two sockets to the parent."""
+    sockets = [fd for fd in range(3, 32) if _is_socket(fd)]
+    os.write(sockets[which], b"What is this? " * 10)
+    time.sleep(1000)
+
+
+def _is_socket(fd: int) -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(fd).st_mode)
+    except OSError:
+        return False

@@ -10,12 +10,14 @@ import random
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import penstock as ps
 from penstock.errors import InvalidRequest, PenstockError, ProgressTimeout, ServiceError, WorkerLost
+from penstock.executors import process_life
 from penstock.executors.process_trial import Trial
 
 from . import bodies
@@ -102,6 +104,27 @@ def test_a_spent_budget_gives_one_replica_up_and_the_other_serves_on() -> None:
     asyncio.run(main())
 
 
+def test_pauses_grow_while_nothing_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    async def launch(owner: Any) -> Any:
+        raise RuntimeError("no such weights")
+
+    monkeypatch.setattr(process_life.asyncio, "sleep", sleep)
+    host = SimpleNamespace(replica_down=lambda index, error: None)
+    for served, expected in ((False, [0.1, 0.3, 1.0]), (True, [0.0, 0.1, 0.3])):
+        life: Any = process_life.Life(SimpleNamespace(options=ps.Process(max_restarts=3), host=host, body=bodies.echo.body), 0)
+        life.launch = launch
+        life.fail(served)
+        with pytest.raises(process_life.GivenUp, match=r"4 times .* no such weights"):
+            asyncio.run(life.relaunch(None))
+        assert pauses == expected
+        pauses.clear()
+
+
 def test_out_of_memory_halves_the_batch_and_is_remembered() -> None:
     async def main() -> None:
         async with ps.Runtime(bodies.hungry) as runtime:
@@ -138,7 +161,19 @@ def test_an_idle_replica_that_is_stopped_is_replaced() -> None:
             (before,) = processes
             os.kill(before, signal.SIGSTOP)
             await processes[before].gone
+            assert not runtime.ready("hanging")
             assert await bodies.hanging("") != before
+            assert runtime.ready("hanging")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_garbage_on_either_socket_ends_the_process(which: int) -> None:
+    async def main() -> None:
+        async with ps.Runtime(bodies.babbles):
+            with pytest.raises(WorkerLost, match="no message"):
+                await bodies.babbles(which)
 
     asyncio.run(main())
 

@@ -49,12 +49,12 @@ class Process:
     """Run in child processes, one for each replica: for code that holds the GIL, may crash, or needs other packages.
 
     A replica takes work once its constructor has returned and `warmup`, the arguments of one example call, has run; both
-    within `startup_timeout` seconds. One that dies is started again after a growing pause; more than `max_restarts`
-    failures of it in five minutes, and it is given up. What it ran fails with WorkerLost; but a batch is run again in
-    halves, unless `safe=False`, so that only the request that kills it fails. A batch that runs out of memory (MemoryError,
-    torch's OutOfMemoryError) is halved as well, and later ones are kept smaller. A replica that makes no progress, or gives
-    no sign of life, for the service's `progress_timeout` is killed and replaced; one whose caller has left is killed
-    after `kill_after` more seconds, if given.
+    within `startup_timeout` seconds. One that dies is started again, after growing pauses while it answers nothing; more
+    than `max_restarts` failures of it in five minutes, and it is given up. What it ran fails with WorkerLost; but a batch is
+    run again in halves, unless `safe=False`, so that only the request that kills it fails. A batch that runs out of memory
+    (MemoryError, torch's OutOfMemoryError) is halved as well, and later ones are kept smaller. A replica that makes no
+    progress, or gives no sign of life, for the service's `progress_timeout` is killed and replaced; one whose caller has
+    left is killed after `kill_after` more seconds, if given.
 
     `device`: "cuda:0", or a list that the replicas take in turn; a child sees only its own (CUDA_VISIBLE_DEVICES) and reads its
     name there from PENSTOCK_DEVICE. `threads` of numeric libraries (default: cores / replicas) and `cores`, shared out among

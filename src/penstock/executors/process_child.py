@@ -67,7 +67,7 @@ class Child:
         self.heard = False  # since the watchdog looked
         inbox, freed = launched.inbox, launched.outbox.free
         self._work = Channel(loop, launched.work, inbox, freed, self._heed, self._cut)
-        self._control = Channel(loop, launched.control, inbox, freed, self._heed, lambda: None)
+        self._control = Channel(loop, launched.control, inbox, freed, self._heed, self._cut)
         self._pidfd = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
         if self._pidfd >= 0:
             loop.add_reader(self._pidfd, self._exited)
@@ -132,7 +132,9 @@ class Child:
                 pass
 
     def _cut(self) -> None:
-        """It does not speak to us any more: it is going, or it wrote garbage."""
+        """It does not speak to us any more: it is going, or it wrote garbage. What it has answered counts."""
+        if self._work.open:
+            self._work.drain()
         self._work.close()
         self._control.close()
         self._loop.call_later(_GOING, self.kill)

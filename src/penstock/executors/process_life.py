@@ -12,7 +12,7 @@ from penstock.executors.process_child import Child, Owner
 if TYPE_CHECKING:
     from penstock.executors.process import ProcessExecutor
 
-PAUSES = (0.0, 0.1, 0.3, 1.0, 2.0, 5.0)  # seconds before a restart, by the number of recent failures
+PAUSES = (0.0, 0.1, 0.3, 1.0, 2.0, 5.0)  # seconds before a restart, by the failures in a row that had answered nothing
 WITHIN = 300.0
 
 
@@ -29,6 +29,7 @@ class Life:
         self._executor = executor
         self._index = index
         self._failures: list[float] = []
+        self._barren = 0
 
     async def launch(self, owner: Owner) -> Child:
         """Start a process and wait until its body is loaded; raises what its constructor raised."""
@@ -47,9 +48,13 @@ class Life:
             raise
         return child
 
-    def fail(self) -> None:
-        """One more failure. A batch that is run again in parts counts once, however often it kills."""
+    def fail(self, served: bool) -> None:
+        """One more failure, of a process that had answered something or not.
+
+        A batch that is run again in parts counts once, however often it kills.
+        """
         now = time.monotonic()
+        self._barren = 0 if served else self._barren + 1
         self._failures = [*(at for at in self._failures if now - at < WITHIN), now]
 
     async def relaunch(self, owner: Owner) -> Child:
@@ -59,10 +64,10 @@ class Life:
             if len(self._failures) > executor.options.max_restarts:
                 text = f"{executor.body.name}[{self._index}] failed {len(self._failures)} times within {WITHIN:g} s"
                 raise GivenUp(text if error is None else f"{text}, the last time to load: {error}")
-            await asyncio.sleep(PAUSES[min(len(self._failures), len(PAUSES) - 1)])
+            await asyncio.sleep(PAUSES[min(self._barren, len(PAUSES) - 1)])
             try:
                 return await self.launch(owner)
             except Exception as failed:
                 error = failed
-                self.fail()
+                self.fail(False)
                 executor.host.replica_down(self._index, failed)

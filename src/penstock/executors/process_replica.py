@@ -246,7 +246,7 @@ class Replica:
         error = verdict or WorkerLost(f"{owner.body.name} was stopped" if owner.stopping else f"{self.title} {how}")
         if not owner.stopping:
             if charged and (unit is None or unit.trial is None or not unit.trial.deaths):
-                self.life.fail()
+                self.life.fail(self.works > 0)
             log.warning("%s; it is started again", error if verdict else f"{self.title} {how}")
             owner.host.replica_down(self.index, error)
             owner.spawn(self.restart())
