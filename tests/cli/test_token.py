@@ -35,7 +35,7 @@ def test_made_used_and_removed(tmp_path: Path) -> None:
     listed = penstock("token", "list", cwd=tmp_path).stdout
     assert "tenant acme (weight 2, 100 calls/s)" in listed and "operator" in listed and token not in listed
     with served("hi:app", "--tokens", "tokens.json", cwd=tmp_path) as (child, url):
-        assert "need a token of tokens.json" in child.said
+        child.until("need a token of tokens.json")
         assert "401 Unauthorized" in penstock("call", f"{url}/hello", "name=Ada", cwd=tmp_path).stderr
         assert penstock("call", f"{url}/hello", "name=Ada", cwd=tmp_path, token=token).stdout == '"Hello, Ada!"\n'
         assert "operator's token" in penstock("top", url, "--once", cwd=tmp_path, token=token).stderr

@@ -127,9 +127,14 @@ def _pick(s: Scheduler, station: Station, now: float, count: int, lead: float) -
         return good
     for request, _ in bad:
         queue.charge(request, request.cost)
-    for request, _ in reversed(bad[count - len(good) :]):
+    late = sorted([request for request, _ in bad], key=_submitted, reverse=True)  # the last to come may just be in time
+    for request in late[count - len(good) :]:
         queue.unpop(request)
-    return good + [request for request, _ in bad[: count - len(good)]]
+    return good + late[: count - len(good)]
+
+
+def _submitted(request: Request) -> float:
+    return request.submitted
 
 
 def _may_doom(station: Station, done: float) -> bool:

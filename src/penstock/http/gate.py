@@ -79,5 +79,5 @@ def public(host: str) -> bool:
     try:
         found = socket.getaddrinfo(host or None, 0, flags=socket.AI_PASSIVE)
     except OSError:
-        return True  # binding it will say what is wrong
+        return False  # it cannot be bound either, and that error says why
     return not all(ipaddress.ip_address(str(info[4][0]).partition("%")[0]).is_loopback for info in found)
