@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 import penstock as ps
 from penstock.errors import BadResult, ConfigError, ShuttingDown, StreamOverflow
-from penstock.executors.stepper import END, Stepper
+from penstock.executors.child.end import END
+from penstock.executors.child.outcome import Verdict
+from penstock.executors.child.stepper import Stepper
 from penstock.sim.loop import VirtualLoop
 
 
@@ -123,7 +125,7 @@ def test_what_add_and_step_must_not_do() -> None:
     with pytest.raises(ValueError, match="which was not in this step"):
         s.absorb(plan, [(0, 1)], 0.1)
     s.fail(plan, ValueError("no"))
-    assert [(key, type(result)) for key, result in s.take()[1]] == [("a", BadResult), ("b", BadResult), ("c", ValueError)]
+    assert [(key, type(result)) for key, result in s.take()[1]] == [("a", Verdict), ("b", Verdict), ("c", ValueError)]
     assert sorted(s.drops) == [0, 1, 2]
     assert s.idle
 

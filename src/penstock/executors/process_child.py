@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-from penstock.errors import BadResult, PenstockError, ServiceError, ServiceFailed, WorkerLost
+from penstock.errors import BadResult, WorkerLost
 from penstock.executors.base import Host
 from penstock.executors.child import outcome
 from penstock.executors.child.wire import (
@@ -29,6 +29,7 @@ from penstock.executors.child.wire import (
     Frame,
     encode,
 )
+from penstock.executors.invoke import own_error
 from penstock.executors.process_calls import Calls
 from penstock.executors.process_channel import Channel
 from penstock.executors.process_launch import Launched
@@ -174,11 +175,7 @@ class Child:
 def error_of(failure: outcome.Failure) -> BaseException:
     """The exception that a failure in the child becomes here."""
     _, kind, text, _ = failure
-    error = outcome.revive(failure)
-    if error is not None:
-        return error
-    kinds: dict[str, Callable[[str], PenstockError]] = {outcome.BAD: BadResult, outcome.SERVICE: ServiceError}
-    return kinds.get(kind, ServiceFailed)(text)
+    return outcome.revive(failure) or own_error(kind, text)
 
 
 def results_of(frame: Frame, expected: int, name: str) -> tuple[Sequence[Any], float | None]:
