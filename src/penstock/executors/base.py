@@ -204,8 +204,8 @@ class Host(Protocol):
         """A replica has loaded (again) and takes work."""
         ...
 
-    def replica_down(self, replica: int, error: BaseException) -> None:
-        """A replica died or could not load (again, if it was down).
+    def replica_down(self, replica: int, error: BaseException, others: Sequence[int] = ()) -> None:
+        """A replica died or could not load (again, if it was down), and with it `others`, which are of the same process.
 
         What was staged there is `returned` and what ran is `finished` next.
 

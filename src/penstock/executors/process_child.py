@@ -24,10 +24,12 @@ from penstock.executors.child.wire import (
     OUTGROWN,
     RUN,
     STOP,
+    TELL,
     UP,
     Encoded,
     Frame,
     encode,
+    together,
 )
 from penstock.executors.invoke import own_error
 from penstock.executors.process_calls import Calls
@@ -90,6 +92,12 @@ class Child:
     def run(self, encoded: Encoded) -> None:
         self._work.write(encoded)
 
+    def tell(self, frames: list[Encoded], left: Sequence[int], read: Sequence[tuple[int, int]]) -> None:
+        """What came for a model's slots in one turn of the loop: starts, who has left, and how much was read."""
+        if left or read:
+            frames = [*frames, encode(TELL, 0, (left, read), None, self._inbox)]
+        self._work.write(together(frames))
+
     def cancel(self, number: int) -> None:
         self._control.write(encode(CANCEL, number, None))
 
@@ -122,7 +130,7 @@ class Child:
 
     def stop(self) -> None:
         """Let it end when it has nothing to do."""
-        self._control.write(encode(STOP, 0, None))
+        self._work.write(encode(STOP, 0, None))
 
     def kill(self) -> None:
         """End it now, and what it has started."""

@@ -157,7 +157,7 @@ class Stepper:
         else:
             self.stepping.pop(slot, None)
 
-    def fail(self, plan: dict[int, int], error: BaseException) -> None:
+    def fail(self, plan: Iterable[int], error: BaseException) -> None:
         """The step was not made: it fails all that took part."""
         for slot in plan:
             seat = self.seats.get(slot)
