@@ -25,9 +25,11 @@ from penstock.executors.slots_engine import stepper_options
 class Seat:
     """A request in its slot, as this side sees it."""
 
-    __slots__ = ("credit", "credited", "left", "work")
+    __slots__ = ("credit", "credited", "left", "replica", "slot", "work")
 
-    def __init__(self, work: Any, buffer: int) -> None:
+    def __init__(self, replica: SlotsReplica, slot: int, work: Any, buffer: int) -> None:
+        self.replica = replica
+        self.slot = slot
         self.work = work
         self.credit = Credit(buffer)
         self.credited = 0
@@ -51,9 +53,10 @@ class SlotsReplica(Supervisor):
 
     # To the child
 
-    def run(self, slot: int, work: Any) -> None:
+    def run(self, seat: Seat) -> None:
         """Let this request in before the next step."""
-        seat = self.seats[slot] = Seat(work, self.owner.buffer)
+        slot, work = seat.slot, seat.work
+        self.seats[slot] = seat
         self.works[slot] = work
         self.sent[slot] = 0
         item, child = work.requests[0].item, self.child
@@ -67,35 +70,30 @@ class SlotsReplica(Supervisor):
                 return
             except Exception as raised:
                 error = InvalidRequest(f"{self.owner.body.name}: the input cannot be sent to its process: {raised}")
-        self.owner.loop.call_soon(self._refuse, slot, seat, error)
+        self.owner.loop.call_soon(self._refuse, seat, error)
 
-    def _refuse(self, slot: int, seat: Seat, error: PenstockError) -> None:
-        if self.seats.get(slot) is seat:
-            self._end(slot, error)
+    def _refuse(self, seat: Seat, error: PenstockError) -> None:
+        if self.seats.get(seat.slot) is seat:
+            self._end(seat.slot, error)
 
-    def cancel(self, slot: int, work: Any) -> None:
+    def cancel(self, seat: Seat) -> None:
         """Let it out before the next step."""
-        seat = self.seats.get(slot)
-        if seat is None or seat.work is not work:
-            return
         seat.left = True
-        self._left[slot] = None
+        self._left[seat.slot] = None
         self._post()
         limit = self.owner.options.kill_after
         if limit is not None:
-            self.owner.loop.call_later(limit, self._overdue, slot, seat, limit)
+            self.owner.loop.call_later(limit, self._overdue, seat, limit)
 
-    def _overdue(self, slot: int, seat: Seat, limit: float) -> None:
-        if self.seats.get(slot) is seat:
+    def _overdue(self, seat: Seat, limit: float) -> None:
+        if self.seats.get(seat.slot) is seat:
             self.overdue(limit)
 
-    def resume(self, slot: int, work: Any, count: int) -> None:
-        """The reader took items; told in groups, which is enough for a slot that had to pause."""
-        seat = self.seats.get(slot)
-        if seat is not None and seat.work is work and (owed := seat.credit.take(count)):
-            seat.credited += owed
-            self._read[slot] = self._read.get(slot, 0) + owed
-            self._post()
+    def read(self, seat: Seat, owed: int) -> None:
+        """The reader took items."""
+        seat.credited += owed
+        self._read[seat.slot] = self._read.get(seat.slot, 0) + owed
+        self._post()
 
     def _post(self) -> None:
         if not self._posted:
@@ -137,7 +135,9 @@ class SlotsReplica(Supervisor):
         del self.seats[slot]
         self._left.pop(slot, None)
         self._read.pop(slot, None)
-        self.owner.host.finished(self.works.pop(slot), [result], measured=measured)
+        work = self.works.pop(slot)
+        del self.owner.seats[work]
+        self.owner.host.finished(work, [result], measured=measured)
 
     def whose(self, number: int, index: int) -> Any:
         work = self.works.get(number)
@@ -177,6 +177,7 @@ class ProcessSlotsExecutor(Processes):
         steps = stepper_options(slots, buffer)
         super().__init__(body, host, loop, options, threads, buffer=buffer, progress_timeout=progress_timeout, steps=steps)
         self.size = slots.size
+        self.seats: dict[Any, Seat] = {}  # by work
         self.replicas: list[SlotsReplica] = [SlotsReplica(self, index) for index in range(options.replicas)]
 
     def _slots(self, index: int) -> range:
@@ -191,24 +192,24 @@ class ProcessSlotsExecutor(Processes):
         first, *others = self._slots(index)
         self.host.replica_down(first, error, others)
 
-    def _at(self, work: Any) -> tuple[SlotsReplica, int]:
-        slot, index = divmod(work.replica, len(self.replicas))
-        return self.replicas[index], slot
-
     def run(self, work: Any) -> None:
         """Let this request in before the next step."""
-        replica, slot = self._at(work)
-        replica.run(slot, work)
+        slot, index = divmod(work.replica, len(self.replicas))
+        replica = self.replicas[index]
+        seat = self.seats[work] = Seat(replica, slot, work, self.buffer)
+        replica.run(seat)
 
     def cancel(self, work: Any) -> None:
         """Let it out before the next step."""
-        replica, slot = self._at(work)
-        replica.cancel(slot, work)
+        seat = self.seats.get(work)
+        if seat is not None:
+            seat.replica.cancel(seat)
 
     def resume(self, work: Any, count: int = 1) -> None:
-        """The reader took items."""
-        replica, slot = self._at(work)
-        replica.resume(slot, work, count)
+        """The reader took items; told in groups, which is enough for a slot that had to pause."""
+        seat = self.seats.get(work)
+        if seat is not None and (owed := seat.credit.take(count)):
+            seat.replica.read(seat, owed)
 
     def stage(self, work: Any) -> None:
         """Not used: a slot has nothing to be prepared for."""
