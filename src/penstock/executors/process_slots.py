@@ -46,6 +46,7 @@ class SlotsReplica(Supervisor):
         self.seats: dict[int, Seat] = {}
         self.works: dict[int, Any] = {}
         self.sent: Counter[int] = Counter()  # items, by slot
+        self.told = 0  # messages with something in them, of this process
         self._joins: list[Encoded] = []
         self._left: dict[int, None] = {}
         self._read: dict[int, int] = {}
@@ -124,6 +125,7 @@ class SlotsReplica(Supervisor):
         except Exception as error:  # of a class that cannot be read here, and there is no telling whose
             self.kill(ServiceError(f"{self.title} produced what cannot be read here: {error}"))
             return
+        self.told += bool(slots or ends)
         if slots:
             self.sent.update(slots)
             self.owner.host.emitted(list(zip(map(self.works.__getitem__, slots), items, strict=True)))
@@ -150,6 +152,13 @@ class SlotsReplica(Supervisor):
 
     def _full(self, slot: int, seat: Seat) -> bool:
         return self.sent[slot] - seat.credited >= self.owner.buffer
+
+    def served(self) -> bool:
+        return self.told > 0
+
+    def up(self, child: Child) -> None:
+        self.told = 0
+        super().up(child)
 
     def lose(self, error: PenstockError, again: bool) -> None:
         self._forget()
