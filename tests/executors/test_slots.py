@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 import penstock as ps
 from penstock.errors import BadResult, ConfigError, ShuttingDown, StreamOverflow
-from penstock.executors.child.end import END
 from penstock.executors.child.outcome import Verdict
 from penstock.executors.child.stepper import Stepper
 from penstock.sim.loop import VirtualLoop
@@ -79,7 +78,7 @@ def test_every_request_ends_once_and_every_step_is_within_its_bounds(data: st.Da
                     continue
                 key = running[slot]
                 if len(got[key]) >= key_of[key]:
-                    out.append((slot, END))
+                    out.append((slot, ps.END))
                 else:
                     out.append((slot, len(got[key])))
             s.absorb(plan, out, 0.01)

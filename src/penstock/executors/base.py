@@ -65,8 +65,8 @@ class Process:
     `recycle`: replace a process after so many works, `recycle_bytes`: when it is that large; the new one is ready before
     the old one goes, except on a device, which holds one at a time.
 
-    With `batch=ps.Slots(n)` each replica has n slots, and whoever is in them when it dies fails with WorkerLost; `warmup` is what
-    `add` gets after the slot, and runs to its first item. There is no `recycle` then.
+    With `batch=ps.Slots(n)` each replica has n slots, and whoever is in them when it dies fails with WorkerLost; `warmup` is
+    what `add` gets after the slot, and runs to its first item. There is no `recycle` then.
     """
 
     replicas: int = 1
