@@ -172,8 +172,8 @@ def validate(body: Body, options: ServiceOptions) -> None:
         raise ConfigError(f"{name} is async and runs on the loop: use on=ps.Inline(), or on=ps.Process()")
     if isinstance(on, Inline) and not body.is_async:
         raise ConfigError(f"{name} is not async and would block the loop: use on=ps.Thread() or on=ps.Process()")
-    if body.steps and isinstance(on, Process):
-        raise ConfigError(f"{name}: Slots run in threads, or on the loop if step() is async")
+    if body.steps and isinstance(on, Process) and (on.recycle or on.recycle_bytes):
+        raise ConfigError(f"{name}: recycle= waits for a moment in which nothing runs, and with Slots there may be none")
     if isinstance(on, Inline) and on.replicas > 1 and not body.batched and not body.is_class:
         raise ConfigError(f"{name}: an async function has no replicas; bound it with limit=ps.Fixed({on.replicas})")
     if isinstance(on, Process):

@@ -9,7 +9,7 @@ from penstock.core.policy.retry import Retry
 from penstock.core.policy.slots import Slots
 from penstock.core.pool import Pool
 from penstock.executors.base import Inline, Process, Thread
-from penstock.executors.stepper import END
+from penstock.executors.child.end import END
 
 __all__ = [
     "AIMD",

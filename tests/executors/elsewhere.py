@@ -49,4 +49,21 @@ def asks(word: str) -> str:
     return str(shouts.submit(word).result()) + "!"
 
 
-app = ps.App(about, shouts, counter, asks)
+class Repeats:
+    """Advances in steps."""
+
+    def __init__(self) -> None:
+        self.left: dict[int, list[str]] = {}
+
+    def add(self, slot: int, words: list[str]) -> None:
+        self.left[slot] = list(words)
+
+    def step(self, slots: dict[int, int]) -> list[tuple[int, str]]:
+        return [(slot, self.left[slot].pop(0) if self.left[slot] else ps.END) for slot in slots]
+
+    def drop(self, slot: int) -> None:
+        del self.left[slot]
+
+
+repeats = ps.service(Repeats, batch=ps.Slots(2), on=where)
+app = ps.App(about, shouts, counter, asks, repeats)

@@ -102,12 +102,16 @@ class Host:
         if self.acknowledge:
             self.executor.resume(work, len(items))
 
+    def emitted(self, pairs: Sequence[tuple[Work, Any]]) -> None:
+        for work, item in pairs:
+            self.produced(work, [item])
+
     def replica_up(self, replica: int) -> None:
         self.up.append(replica)
         self.changed.set()
 
-    def replica_down(self, replica: int, error: BaseException) -> None:
-        self.down.append((replica, error))
+    def replica_down(self, replica: int, error: BaseException, others: Sequence[int] = ()) -> None:
+        self.down += [(index, error) for index in (replica, *others)]
         self.changed.set()
 
     async def outcome(self, work: Work, within: float = 30.0) -> Any:

@@ -39,6 +39,7 @@ def test_another_environment_needs_nothing_of_ours(tmp_path: Path, monkeypatch: 
             assert await asyncio.gather(*(elsewhere.shouts(word) for word in "abcdef")) == list("ABCDEF")
             assert [n async for n in elsewhere.counter(3)] == [5, 6, 7]
             assert await elsewhere.asks("why") == "WHY!"
+            assert [word async for word in elsewhere.repeats(["a", "b"])] == ["a", "b"]
             with pytest.raises(InvalidRequest, match="a wrong word"):
                 await elsewhere.about("wrong")
             with pytest.raises(ServiceFailed, match="cannot be read over there 3"):

@@ -114,9 +114,9 @@ def test_pauses_grow_while_nothing_is_answered(monkeypatch: pytest.MonkeyPatch) 
         raise RuntimeError("no such weights")
 
     monkeypatch.setattr(process_life.asyncio, "sleep", sleep)
-    host = SimpleNamespace(replica_down=lambda index, error: None)
+    options, body = ps.Process(max_restarts=3), bodies.echo.body
     for served, expected in ((False, [0.1, 0.3, 1.0]), (True, [0.0, 0.1, 0.3])):
-        life: Any = process_life.Life(SimpleNamespace(options=ps.Process(max_restarts=3), host=host, body=bodies.echo.body), 0)
+        life: Any = process_life.Life(SimpleNamespace(options=options, down=lambda index, error: None, body=body), 0)
         life.launch = launch
         life.fail(served)
         with pytest.raises(process_life.GivenUp, match=r"4 times .* no such weights"):

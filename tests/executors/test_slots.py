@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 
 import penstock as ps
 from penstock.errors import BadResult, ConfigError, ShuttingDown, StreamOverflow
-from penstock.executors.stepper import END, Stepper
+from penstock.executors.child.outcome import Verdict
+from penstock.executors.child.stepper import Stepper
 from penstock.sim.loop import VirtualLoop
+
+from . import slot_bodies as bodies
+from .slot_bodies import inline, last, strict, threaded, two
 
 
 def stepper(**options: Any) -> Stepper:
@@ -74,7 +78,7 @@ def test_every_request_ends_once_and_every_step_is_within_its_bounds(data: st.Da
                     continue
                 key = running[slot]
                 if len(got[key]) >= key_of[key]:
-                    out.append((slot, END))
+                    out.append((slot, ps.END))
                 else:
                     out.append((slot, len(got[key])))
             s.absorb(plan, out, 0.01)
@@ -123,7 +127,7 @@ def test_what_add_and_step_must_not_do() -> None:
     with pytest.raises(ValueError, match="which was not in this step"):
         s.absorb(plan, [(0, 1)], 0.1)
     s.fail(plan, ValueError("no"))
-    assert [(key, type(result)) for key, result in s.take()[1]] == [("a", BadResult), ("b", BadResult), ("c", ValueError)]
+    assert [(key, type(result)) for key, result in s.take()[1]] == [("a", Verdict), ("b", Verdict), ("c", ValueError)]
     assert sorted(s.drops) == [0, 1, 2]
     assert s.idle
 
@@ -131,67 +135,14 @@ def test_what_add_and_step_must_not_do() -> None:
 # Real threads and tasks
 
 
-class Words:
-    """Says a word as often as it is told; notes how full its steps were."""
-
-    def __init__(self) -> None:
-        self.requests: dict[int, list[Any]] = {}
-        self.sizes: list[int] = []
-        self.dropped = 0
-
-    def add(self, slot: int, word: str, times: int) -> int | None:
-        if times < 0:
-            raise ValueError("times is negative")
-        assert slot not in self.requests
-        self.requests[slot] = [word, times]
-        return len(word)
-
-    def step(self, slots: dict[int, int]) -> list[tuple[int, str]]:
-        self.sizes.append(len(slots))
-        out: list[tuple[int, Any]] = []
-        for slot, units in slots.items():
-            request = self.requests[slot]
-            if isinstance(request[1], int) and len(request) == 2:
-                request.append(len(request[0]))
-            request[2] -= units
-            if request[2] > 0:
-                continue
-            if request[0] == "explode":
-                raise RuntimeError("boom")
-            if request[0] == "fail":
-                out.append((slot, KeyError("this one")))
-            elif request[1] == 0:
-                out.append((slot, ps.END))
-            else:
-                request[1] -= 1
-                out.append((slot, request[0]))
-        return out
-
-    def drop(self, slot: int) -> None:
-        del self.requests[slot]
-        self.dropped += 1
+EACH = pytest.mark.parametrize(
+    "words", [threaded, inline, two, bodies.child, bodies.children, bodies.async_child], ids=lambda s: s.name
+)
 
 
-class AsyncWords(Words):
-    """The same on the loop."""
-
-    async def step(self, slots: dict[int, int]) -> list[tuple[int, str]]:  # type: ignore[override]
-        await asyncio.sleep(0.001)
-        return super().step(slots)
-
-
-threaded = ps.service(Words, name="words", batch=ps.Slots(4), on=ps.Thread())
-inline = ps.service(AsyncWords, name="async_words", batch=ps.Slots(4))
-last = ps.service(Words, name="last_word", batch=ps.Slots(2, stream=False), on=ps.Thread())
-two = ps.service(Words, name="two_models", batch=ps.Slots(2), on=ps.Thread(2))
-strict = ps.service(Words, name="strict", batch=ps.Slots(2, slow="drop"), on=ps.Thread(), buffer=4)
-
-EACH = pytest.mark.parametrize("words", [threaded, inline, two], ids=lambda s: s.name)
-
-
-def run(body: Callable[[ps.Runtime], Awaitable[Any]]) -> Any:
+def run(body: Callable[[ps.Runtime], Awaitable[Any]], *services: Any) -> Any:
     async def main() -> Any:
-        async with ps.Runtime(threaded, inline, last, two, strict) as runtime:
+        async with ps.Runtime(*services) as runtime:
             result = await asyncio.wait_for(body(runtime), 30)
             while runtime.busy():
                 await asyncio.sleep(0.001)
@@ -211,7 +162,7 @@ def test_streams_are_complete_and_in_order(words: Any) -> None:
         assert answers == [[f"w{n}"] * n for n in range(20)]
         assert runtime.snapshot()[words.name].outcomes == {"ok": 20}
 
-    run(body)
+    run(body, words)
 
 
 @EACH
@@ -227,7 +178,7 @@ def test_a_failure_is_its_own(words: Any) -> None:
             await said(words("explode", 1))
         assert await said(words("after", 2)) == ["after"] * 2
 
-    run(body)
+    run(body, words)
 
 
 @EACH
@@ -241,10 +192,11 @@ def test_leaving_frees_the_slot_between_steps(words: Any) -> None:
             await asyncio.sleep(0.001)
         assert runtime.snapshot()[words.name].outcomes == {"ok": 1, "cancelled": 12}
 
-    run(body)
+    run(body, words)
 
 
-def test_the_last_item_is_the_answer_where_nothing_streams() -> None:
+@pytest.mark.parametrize("last", [last, bodies.last_child], ids=lambda s: s.name)
+def test_the_last_item_is_the_answer_where_nothing_streams(last: Any) -> None:
     async def body(runtime: ps.Runtime) -> None:
         assert await asyncio.gather(*(last(f"w{n}", 3) for n in range(5))) == [f"w{n}" for n in range(5)]
         with pytest.raises(BadResult, match="without an item"):
@@ -256,52 +208,52 @@ def test_the_last_item_is_the_answer_where_nothing_streams() -> None:
         with pytest.raises(asyncio.CancelledError):
             await call
 
-    run(body)
+    run(body, last)
 
 
-def test_a_slow_reader_pauses_its_own_slot_only() -> None:
+@EACH
+def test_a_slow_reader_pauses_its_own_slot_only(words: Any) -> None:
     async def body(runtime: ps.Runtime) -> None:
-        slow = threaded("slow", 500)
+        slow = words("slow", 500)
         reading = aiter(slow)
         assert await anext(reading) == "slow"
         for n in range(5):
-            assert await said(threaded(f"fast{n}", 200)) == [f"fast{n}"] * 200
+            assert await said(words(f"fast{n}", 200)) == [f"fast{n}"] * 200
         assert [word async for word in reading] == ["slow"] * 499
 
-    run(body)
+    run(body, words)
 
 
-def test_a_slow_reader_is_dropped_where_the_service_says_so() -> None:
+@pytest.mark.parametrize("strict", [strict, bodies.strict_child], ids=lambda s: s.name)
+def test_a_slow_reader_is_dropped_where_the_service_says_so(strict: Any) -> None:
     async def body(runtime: ps.Runtime) -> None:
         reading = aiter(strict("slow", 500))
         assert await anext(reading) == "slow"
-        while runtime.snapshot()["strict"].in_flight:
+        while runtime.snapshot()[strict.name].in_flight:
             await asyncio.sleep(0.001)
         with pytest.raises(StreamOverflow, match="4 items behind"):
             async for _ in reading:
                 pass
 
-    run(body)
+    run(body, strict)
 
 
-def test_a_constructor_that_raises_is_heard_at_the_start() -> None:
-    class Broken(Words):
-        def __init__(self) -> None:
-            raise OSError("no weights")
-
+@pytest.mark.parametrize("place", [ps.Thread(2), ps.Process(2)], ids=lambda place: type(place).__name__)
+def test_a_constructor_that_raises_is_heard_at_the_start(place: Any) -> None:
     async def body() -> None:
-        async with ps.Runtime(ps.service(Broken, name="broken", batch=ps.Slots(2), on=ps.Thread(2))):
+        async with ps.Runtime(ps.service(bodies.Broken, name="broken", batch=ps.Slots(2), on=place)):
             pass
 
     with pytest.raises(OSError, match="no weights"):
         asyncio.run(body())
 
 
-def test_draining_lets_streams_end() -> None:
+@EACH
+def test_draining_lets_streams_end(words: Any) -> None:
     async def body() -> list[str]:
-        runtime = ps.Runtime(inline)
+        runtime = ps.Runtime(words)
         async with runtime:
-            reading = asyncio.ensure_future(said(inline("end", 30)))
+            reading = asyncio.ensure_future(said(words("end", 30)))
             while not runtime.busy():
                 await asyncio.sleep(0)
         return await reading
@@ -328,7 +280,7 @@ def test_fair_share_pays_for_every_item() -> None:
     """Two tenants, one with streams ten times as long: each gets half of the slots' time."""
     given: dict[str, int] = {"long": 0, "short": 0}
 
-    class Timed(AsyncWords):
+    class Timed(bodies.AsyncWords):
         pass
 
     timed = ps.service(Timed, name="timed", batch=ps.Slots(4), order=ps.FairShare(), limit=())

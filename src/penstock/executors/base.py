@@ -64,6 +64,9 @@ class Process:
 
     `recycle`: replace a process after so many works, `recycle_bytes`: when it is that large; the new one is ready before
     the old one goes, except on a device, which holds one at a time.
+
+    With `batch=ps.Slots(n)` each replica has n slots, and whoever is in them when it dies fails with WorkerLost; `warmup` is
+    what `add` gets after the slot, and runs to its first item. There is no `recycle` then.
     """
 
     replicas: int = 1
@@ -204,8 +207,8 @@ class Host(Protocol):
         """A replica has loaded (again) and takes work."""
         ...
 
-    def replica_down(self, replica: int, error: BaseException) -> None:
-        """A replica died or could not load (again, if it was down).
+    def replica_down(self, replica: int, error: BaseException, others: Sequence[int] = ()) -> None:
+        """A replica died or could not load (again, if it was down), and with it `others`, which are of the same process.
 
         What was staged there is `returned` and what ran is `finished` next.
 

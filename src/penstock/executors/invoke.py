@@ -10,7 +10,19 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
-from penstock.errors import BadResult, ServiceError, ServiceFailed
+from penstock.errors import BadResult, PenstockError, ServiceError, ServiceFailed, StreamOverflow
+from penstock.executors.child import outcome
+
+_KINDS: dict[str, type[PenstockError]] = {
+    outcome.BAD: BadResult,
+    outcome.OVERFLOW: StreamOverflow,
+    outcome.SERVICE: ServiceError,
+}
+
+
+def own_error(kind: str, text: str) -> PenstockError:
+    """The exception for a failure that is named by its kind."""
+    return _KINDS.get(kind, ServiceFailed)(text)
 
 
 def contain(name: str, error: BaseException) -> BaseException:

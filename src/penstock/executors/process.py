@@ -2,27 +2,29 @@
 
 A child runs one unit of work at a time and never queues: what is staged waits in this process, and is sent in the same
 turn of the loop in which the previous answer arrives. The parts: `process_launch` starts a process, `process_child` is
-one process and its end, `process_replica` the slot that outlives it, with `process_life` (restarts), `process_trial` (a
-batch run again in parts) and `process_renewal` (recycling); `child/` is what runs there.
+one process and its end, `process_supervisor` what outlives it, with `process_life` (restarts); `process_replica` is one
+that runs works, with `process_trial` (a batch run again in parts) and `process_renewal` (recycling), `process_slots` one
+whose model advances in steps; `child/` is what runs there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from penstock.executors.base import Body, Host, Process
 from penstock.executors.process_child import Child
 from penstock.executors.process_launch import Launcher
 from penstock.executors.process_replica import Replica
+from penstock.executors.process_supervisor import Supervisor
 
 
-class ProcessExecutor:
-    """`options.replicas` children with `threads` numeric threads each; `buffer` bounds how far a stream may run ahead."""
+class Processes:
+    """Children with `threads` numeric threads each; `buffer` bounds how far a stream may run ahead."""
 
-    depth = 1
+    replicas: Sequence[Supervisor]
 
     def __init__(
         self,
@@ -32,9 +34,9 @@ class ProcessExecutor:
         options: Process,
         threads: int,
         *,
-        buffer: int = 64,
-        progress_timeout: float = 60.0,
-        safe: bool | None = None,
+        buffer: int,
+        progress_timeout: float,
+        steps: dict[str, Any] | None = None,
     ) -> None:
         self.body = body
         self.host = host
@@ -42,15 +44,21 @@ class ProcessExecutor:
         self.options = options
         self.buffer = buffer
         self.stopping = False
-        self.again = not body.streams and (body.batched if safe is None else safe)  # may a work be run again?
         self._limit = progress_timeout
         self._tick = min(1.0, progress_timeout / 4)
         self._looked = 0.0
         self._watchdog: asyncio.TimerHandle | None = None
-        self.launcher = Launcher(body, options, threads, buffer, self._tick / 2)
-        self.replicas = [Replica(self, index) for index in range(options.replicas)]
+        self.launcher = Launcher(body, options, threads, buffer, self._tick / 2, steps)
         self.processes: dict[int, Child] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def up(self, index: int) -> None:
+        """This replica takes work."""
+        self.host.replica_up(index)
+
+    def down(self, index: int, error: BaseException) -> None:
+        """This replica has died, or could not load."""
+        self.host.replica_down(index, error)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run this beside everything else, until it ends or the executor stops."""
@@ -66,7 +74,7 @@ class ProcessExecutor:
                 await self.stop(0.0)
                 raise result
         for replica in self.replicas:
-            self.host.replica_up(replica.index)
+            self.up(replica.index)
         self._looked = time.monotonic()
         self._watchdog = self.loop.call_later(self._tick, self._watch)
 
@@ -77,6 +85,50 @@ class ProcessExecutor:
         for replica in self.replicas:
             replica.watch(elapsed, self._limit)
         self._watchdog = self.loop.call_later(self._tick, self._watch)
+
+    async def stop(self, within: float) -> None:
+        """Ask the children to end; kill those that have not after `within` seconds."""
+        self.stopping = True
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        for replica in self.replicas:
+            replica.settle()
+        for child in list(self.processes.values()):
+            child.stop()
+        await self._gone(within)
+        for child in list(self.processes.values()):
+            child.kill()
+        await self._gone(2.0)
+
+    async def _gone(self, within: float) -> None:
+        """Wait until every process has gone, at most so long."""
+        until = time.monotonic() + within
+        while self.processes and (left := until - time.monotonic()) > 0:
+            await asyncio.wait([child.gone for child in self.processes.values()], timeout=left)
+
+
+class ProcessExecutor(Processes):
+    """Runs works: calls, batches and streams, one at a time in each child."""
+
+    depth = 1
+
+    def __init__(
+        self,
+        body: Body,
+        host: Host,
+        loop: asyncio.AbstractEventLoop,
+        options: Process,
+        threads: int,
+        *,
+        buffer: int = 64,
+        progress_timeout: float = 60.0,
+        safe: bool | None = None,
+    ) -> None:
+        super().__init__(body, host, loop, options, threads, buffer=buffer, progress_timeout=progress_timeout)
+        self.again = not body.streams and (body.batched if safe is None else safe)  # may a work be run again?
+        self.replicas: list[Replica] = [Replica(self, index) for index in range(options.replicas)]
 
     def run(self, work: Any) -> None:
         """Send this work to its child, which is idle."""
@@ -101,27 +153,3 @@ class ProcessExecutor:
     def resume(self, work: Any, count: int = 1) -> None:
         """The reader took items: let the child produce as many more, in groups."""
         self.replicas[work.replica].resume(work, count)
-
-    async def stop(self, within: float) -> None:
-        """Ask the children to end; kill those that have not after `within` seconds."""
-        self.stopping = True
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-        for task in list(self._tasks):
-            task.cancel()
-        for replica in self.replicas:
-            staged = replica.unstage()
-            if staged is not None:
-                self.host.returned(staged)
-        for child in list(self.processes.values()):
-            child.stop()
-        await self._gone(within)
-        for child in list(self.processes.values()):
-            child.kill()
-        await self._gone(2.0)
-
-    async def _gone(self, within: float) -> None:
-        """Wait until every process has gone, at most so long."""
-        until = time.monotonic() + within
-        while self.processes and (left := until - time.monotonic()) > 0:
-            await asyncio.wait([child.gone for child in self.processes.values()], timeout=left)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import ConfigError
@@ -12,7 +13,6 @@ from penstock.executors.child.wire import ANSWER, Frame
 
 if TYPE_CHECKING:
     from penstock.executors.process_child import Child
-    from penstock.executors.process_unit import Unit
 
 
 class Calls:
@@ -23,15 +23,12 @@ class Calls:
         self._host = host
         self._running: dict[int, Any] = {}
 
-    def begin(self, frame: Frame, unit: Unit | None) -> None:
+    def begin(self, frame: Frame, whose: Callable[[int, int], Any]) -> None:
         """Start a call on behalf of the request that makes it; of none, if that has ended."""
         number, name = frame.number, "a call"
         try:
-            unit_number, index, name, args, kwargs, within = frame.load()
-            request = None
-            if unit is not None and unit.number == unit_number:
-                request = unit.work.requests[unit.part.start + max(index, 0)]
-            call = self._host.called(request, index >= 0, name, args, kwargs, within)
+            unit, index, name, args, kwargs, within = frame.load()
+            call = self._host.called(whose(unit, index), index >= 0, name, args, kwargs, within)
         except Exception as error:
             self._answer(number, name, None, error)
             return

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-from penstock.errors import BadResult, PenstockError, ServiceError, ServiceFailed, WorkerLost
+from penstock.errors import BadResult, WorkerLost
 from penstock.executors.base import Host
 from penstock.executors.child import outcome
 from penstock.executors.child.wire import (
@@ -24,11 +24,14 @@ from penstock.executors.child.wire import (
     OUTGROWN,
     RUN,
     STOP,
+    TELL,
     UP,
     Encoded,
     Frame,
     encode,
+    together,
 )
+from penstock.executors.invoke import own_error
 from penstock.executors.process_calls import Calls
 from penstock.executors.process_channel import Channel
 from penstock.executors.process_launch import Launched
@@ -89,6 +92,12 @@ class Child:
     def run(self, encoded: Encoded) -> None:
         self._work.write(encoded)
 
+    def tell(self, frames: list[Encoded], left: Sequence[int], read: Sequence[tuple[int, int]]) -> None:
+        """What came for a model's slots in one turn of the loop: starts, who has left, and how much was read."""
+        if left or read:
+            frames = [*frames, encode(TELL, 0, (left, read), None, self._inbox)]
+        self._work.write(together(frames))
+
     def cancel(self, number: int) -> None:
         self._control.write(encode(CANCEL, number, None))
 
@@ -121,7 +130,7 @@ class Child:
 
     def stop(self) -> None:
         """Let it end when it has nothing to do."""
-        self._control.write(encode(STOP, 0, None))
+        self._work.write(encode(STOP, 0, None))
 
     def kill(self) -> None:
         """End it now, and what it has started."""
@@ -174,11 +183,7 @@ class Child:
 def error_of(failure: outcome.Failure) -> BaseException:
     """The exception that a failure in the child becomes here."""
     _, kind, text, _ = failure
-    error = outcome.revive(failure)
-    if error is not None:
-        return error
-    kinds: dict[str, Callable[[str], PenstockError]] = {outcome.BAD: BadResult, outcome.SERVICE: ServiceError}
-    return kinds.get(kind, ServiceFailed)(text)
+    return outcome.revive(failure) or own_error(kind, text)
 
 
 def results_of(frame: Frame, expected: int, name: str) -> tuple[Sequence[Any], float | None]:

@@ -37,7 +37,9 @@ class Launched:
 class Launcher:
     """Starts the replicas of one body. Raises ConfigError for a body that no child could load."""
 
-    def __init__(self, body: Body, options: Process, threads: int, buffer: int, beat: float) -> None:
+    def __init__(
+        self, body: Body, options: Process, threads: int, buffer: int, beat: float, steps: dict[str, Any] | None = None
+    ) -> None:
         qualname = getattr(body.target, "__qualname__", "")
         if not qualname or "<" in qualname:
             raise ConfigError(f"{body.name}: a child process imports its body by name; define it at module level")
@@ -64,6 +66,7 @@ class Launcher:
             "is_async": body.is_async,
             "batched": body.batched,
             "streams": body.streams,
+            "steps": steps,
             "buffer": buffer,
             "beat": beat,
             "warmup": None if options.warmup is None else pickle.dumps(options.warmup, protocol=5),

@@ -10,7 +10,7 @@ from penstock.errors import ServiceError
 from penstock.executors.process_child import Child, Owner
 
 if TYPE_CHECKING:
-    from penstock.executors.process import ProcessExecutor
+    from penstock.executors.process import Processes
 
 PAUSES = (0.0, 0.1, 0.3, 1.0, 2.0, 5.0)  # seconds before a restart, by the failures in a row that had answered nothing
 WITHIN = 300.0
@@ -25,7 +25,7 @@ class GivenUp(ServiceError):
 class Life:
     """Starts the processes of one replica, and counts how often they fail."""
 
-    def __init__(self, executor: ProcessExecutor, index: int) -> None:
+    def __init__(self, executor: Processes, index: int) -> None:
         self._executor = executor
         self._index = index
         self._failures: list[float] = []
@@ -70,4 +70,4 @@ class Life:
             except Exception as failed:
                 error = failed
                 self.fail(False)
-                executor.host.replica_down(self._index, failed)
+                executor.down(self._index, failed)

@@ -91,7 +91,7 @@ class Renewal:
         replica, host = self._replica, self._replica.owner.host
         old, replica.child, self._begun = replica.child, None, False
         assert old is not None
-        host.replica_down(replica.index, Renewed(f"{replica.title} is being replaced"))
+        replica.owner.down(replica.index, Renewed(f"{replica.title} is being replaced"))
         staged = replica.unstage()
         if staged is not None:
             host.returned(staged)

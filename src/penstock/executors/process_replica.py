@@ -1,4 +1,4 @@
-"""One replica of a process service: the slot that holds work, whichever process fills it at the moment.
+"""One replica of a process service that runs works, one at a time.
 
 What is staged waits here, encoded, so that only a write remains when the answer before it arrives; the next batch goes
 out before that answer is read. A work that is run again in parts stays one work, and keeps its slot and its lease.
@@ -10,11 +10,12 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import InvalidRequest, PenstockError, ProgressTimeout, ServiceError, WorkerLost
+from penstock.errors import InvalidRequest, PenstockError, ServiceError, WorkerLost
 from penstock.executors.child.wire import OUTGROWN, Frame
 from penstock.executors.process_child import Child, results_of
-from penstock.executors.process_life import GivenUp, Life
+from penstock.executors.process_life import GivenUp
 from penstock.executors.process_renewal import Renewal
+from penstock.executors.process_supervisor import Supervisor
 from penstock.executors.process_trial import Trial
 from penstock.executors.process_unit import Unit
 
@@ -24,27 +25,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("penstock")
 
 
-class Replica:
+class Replica(Supervisor):
     """A slot and its process."""
 
+    owner: ProcessExecutor
+
     def __init__(self, owner: ProcessExecutor, index: int) -> None:
-        self.owner = owner
-        self.index = index
-        self.title = f"{owner.body.name}[{index}]"
-        self.life = Life(owner, index)
-        self.child: Child | None = None
+        super().__init__(owner, index)
         self.running: Unit | None = None
         self.staged: Unit | None = None
         self.waiting: tuple[Any, Trial] | None = None  # goes on as soon as a process is up
         self.numbers = self.works = 0
         self.renewal = Renewal(self)
-        self.charged = True  # a death counts as a failure
-        self.verdict: PenstockError | None = None  # why the process is being killed, if that was us
-        self.stalled = self.silent = 0.0  # seconds, as the watchdog counts them
-
-    async def launch(self) -> None:
-        """Start a process and wait until its body is loaded; raises what its constructor raised."""
-        self.child = await self.life.launch(self)
 
     # Work
 
@@ -180,10 +172,9 @@ class Replica:
         self.stalled = 0.0
         self.owner.host.produced(unit.work, items)
 
-    def called(self, child: Child, frame: Frame) -> None:
-        """The body calls another service."""
-        self.stalled = 0.0
-        child.calls.begin(frame, self.running if child is self.child else None)
+    def whose(self, number: int, index: int) -> Any:
+        unit = self.running
+        return None if unit is None or unit.number != number else unit.work.requests[unit.part.start + max(index, 0)]
 
     def resume(self, work: Any, count: int) -> None:
         """The reader took items."""
@@ -209,56 +200,35 @@ class Replica:
 
     def _overdue(self, unit: Unit, limit: float) -> None:
         if self.running is unit:
-            self.kill(WorkerLost(f"{self.title} was killed: its work went on for {limit:g} s after the last caller had left"))
-            self.charged = False
+            self.overdue(limit)
 
     # Deaths
 
-    def watch(self, elapsed: float, limit: float) -> None:
-        """The watchdog looks, every `elapsed` seconds of this process's own running."""
-        child, unit = self.child, self.running
-        if child is None:
-            return
-        self.silent = 0.0 if child.heard else self.silent + elapsed
-        child.heard = False
-        self.stalled = 0.0 if unit is None or unit.full() else self.stalled + elapsed
-        if self.silent >= limit:
-            self.kill(ProgressTimeout(f"{self.title} was killed: it has not given a sign of life for {limit:g} s"))
-        elif self.stalled >= limit:
-            self.kill(ProgressTimeout(f"{self.title} was killed: no progress for {limit:g} s; see progress_timeout"))
+    def expected(self) -> bool:
+        return self.running is not None and not self.running.full()
 
-    def kill(self, verdict: PenstockError) -> None:
-        """End the process, for this reason."""
-        if self.child is not None and self.verdict is None:
-            self.verdict = verdict
-            self.child.kill()
+    def charges(self) -> bool:
+        unit = self.running
+        return unit is None or unit.trial is None or not unit.trial.deaths
 
-    def died(self, child: Child, how: str) -> None:
-        """The process has gone: say what is lost, and start another."""
-        owner = self.owner
-        owner.processes.pop(child.pid, None)
-        if child is not self.child:
-            self.renewal.died(child)
-            return
-        verdict, self.verdict = self.verdict, None
-        unit, self.child, self.running, charged = self.running, None, None, self.charged
-        self.charged, self.silent = True, 0.0
-        error = verdict or WorkerLost(f"{owner.body.name} was stopped" if owner.stopping else f"{self.title} {how}")
-        if not owner.stopping:
-            if charged and (unit is None or unit.trial is None or not unit.trial.deaths):
-                self.life.fail(self.works > 0)
-            log.warning("%s; it is started again", error if verdict else f"{self.title} {how}")
-            owner.host.replica_down(self.index, error)
-            owner.spawn(self.restart())
+    def served(self) -> bool:
+        return self.works > 0
+
+    def other_died(self, child: Child) -> None:
+        self.renewal.died(child)
+
+    def settle(self) -> None:
         staged = self.unstage()
         if staged is not None:
-            owner.host.returned(staged)
-        if unit is not None:
-            self._lose(unit, error, retried=verdict is None and not owner.stopping and not unit.left)
+            self.owner.host.returned(staged)
 
-    def _lose(self, unit: Unit, error: PenstockError, retried: bool) -> None:
+    def lose(self, error: PenstockError, again: bool) -> None:
+        unit, self.running = self.running, None
+        self.settle()
+        if unit is None:
+            return
         work, trial = unit.work, unit.trial
-        if not retried or not self.owner.again:
+        if not again or unit.left or not self.owner.again:
             results = [error] * len(work.requests)
             if trial is not None:
                 trial.fail(error)
@@ -269,24 +239,20 @@ class Replica:
         trial.died(error)
         self.proceed(work, trial)
 
-    async def restart(self) -> None:
-        """Another process, or the end of this replica."""
-        try:
-            self.up(self.renewal.take() or await self.life.relaunch(self))
-        except GivenUp as error:
-            log.error("%s; it is given up", error)
-            waiting, self.waiting = self.waiting, None
-            self.owner.host.replica_down(self.index, error)
-            if waiting is not None:
-                work, trial = waiting
-                trial.fail(error)
-                self.finish(work, trial.results, measured=False)
+    def spare(self) -> Child | None:
+        return self.renewal.take()
+
+    def given_up(self, error: GivenUp) -> None:
+        waiting, self.waiting = self.waiting, None
+        if waiting is not None:
+            work, trial = waiting
+            trial.fail(error)
+            self.finish(work, trial.results, measured=False)
 
     def up(self, child: Child) -> None:
-        """A process has loaded and takes the place of the one that is gone."""
+        self.works = 0
         self.child = child
-        self.works, self.silent = 0, 0.0
         waiting, self.waiting = self.waiting, None
         if waiting is not None:
             self.proceed(*waiting)
-        self.owner.host.replica_up(self.index)
+        super().up(child)

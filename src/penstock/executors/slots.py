@@ -12,25 +12,8 @@ from typing import Any
 
 from penstock.core.policy.slots import Slots
 from penstock.executors.base import Body, Host
+from penstock.executors.flow import Credit
 from penstock.executors.slots_engine import Engine, TaskEngine, ThreadEngine, Told
-
-
-class Credit:
-    """Groups acknowledgements: a slot that had to pause has sent a whole buffer, so half of it always comes back."""
-
-    __slots__ = ("_owed", "_step")
-
-    def __init__(self, size: int) -> None:
-        self._step = max(1, size // 2)
-        self._owed = 0
-
-    def take(self, count: int) -> int:
-        """How many items to acknowledge now."""
-        self._owed += count
-        if self._owed < self._step:
-            return 0
-        owed, self._owed = self._owed, 0
-        return owed
 
 
 class SlotsExecutor:

@@ -13,8 +13,10 @@ from typing import Any
 
 from penstock.core.policy.slots import Slots
 from penstock.executors.base import Body
-from penstock.executors.invoke import contain
-from penstock.executors.stepper import Stepper
+from penstock.executors.child.outcome import Verdict
+from penstock.executors.child.stepper import Stepper
+from penstock.executors.child.steps import Steps
+from penstock.executors.invoke import contain, own_error
 
 Command = tuple[str, int, Any, Any]
 """(join, leave, read, stop or break off; the slot; the work; its item, or how many items were read)"""
@@ -23,11 +25,16 @@ Told = tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]]
 """(work and item, for each item; work and result, for each that has ended)"""
 
 
-def make_stepper(name: str, slots: Slots, buffer: int) -> Stepper:
+def stepper_options(slots: Slots, buffer: int) -> dict[str, Any]:
     """The bookkeeping that a declaration asks for."""
-    return Stepper(
-        name, budget=slots.budget, stretch=slots.stretch, buffer=buffer, stream=slots.stream, drop_slow=slots.slow == "drop"
-    )
+    drop_slow = slots.slow == "drop"
+    return {
+        "budget": slots.budget,
+        "stretch": slots.stretch,
+        "buffer": buffer,
+        "stream": slots.stream,
+        "drop_slow": drop_slow,
+    }
 
 
 class Engine:
@@ -41,7 +48,7 @@ class Engine:
         self.loop = loop
         self.post = post
         self.index = index
-        self.stepper = make_stepper(self.name, slots, buffer)
+        self.stepper = Stepper(self.name, **stepper_options(slots, buffer))
         self.ended: asyncio.Future[None] = loop.create_future()
         self.model: Any = None
         self.stopping = False
@@ -60,11 +67,11 @@ class Engine:
         if kind == "join":
             try:
                 units = self.model.add(slot, *given.args, **given.kwargs)
-                if inspect.isawaitable(units):
+                if self.body.is_async and inspect.isawaitable(units):
                     return units
                 self.stepper.join(slot, work, units)
             except BaseException as error:
-                self.stepper.ends.append((work, contain(self.name, error)))
+                self.stepper.ends.append((work, self.contain(error)))
         elif kind == "leave":
             self.stepper.leave(slot, work)
         elif kind == "read":
@@ -76,16 +83,23 @@ class Engine:
                 self.stepper.leave(slot, seat.key)
         return None
 
-    def failed(self, plan: dict[int, int], error: BaseException) -> None:
-        """A step raised, or returned what makes no sense."""
-        self.stepper.fail(plan, contain(self.name, error))
+    def contain(self, error: BaseException) -> BaseException:
+        """What is reported for what the model raised."""
+        return contain(self.name, error)
+
+    def report(self) -> None:
+        """Report what the step has left."""
+        stepper = self.stepper
+        if stepper.items or stepper.ends:
+            items, ends = stepper.take()
+            self.post((items, [(work, own_error(r.kind, str(r)) if isinstance(r, Verdict) else r) for work, r in ends]))
 
     @property
     def done(self) -> bool:
         return self.stopping and not self.stepper.seats
 
 
-class ThreadEngine(Engine):
+class ThreadEngine(Engine, Steps):
     """Steps in a daemon thread."""
 
     def __init__(self, *given: Any) -> None:
@@ -109,7 +123,7 @@ class ThreadEngine(Engine):
             error = contain(self.name, raised)
         self._settle(loaded, error)
         if error is None:
-            self._serve()
+            self.drive()
         self._settle(self.ended, None)
 
     def _settle(self, future: asyncio.Future[None], error: BaseException | None) -> None:
@@ -122,33 +136,14 @@ class ThreadEngine(Engine):
         except RuntimeError:  # the loop is closed
             pass
 
-    def _serve(self) -> None:
-        stepper, commands, model, post = self.stepper, self._commands, self.model, self.post
-        while True:
-            while not commands.empty() or (stepper.idle and not stepper.ends and not self.done):
-                self.heed(commands.get())
-            if not stepper.idle:
-                plan = stepper.plan()
-                began = perf_counter()
-                try:
-                    emissions = model.step(plan)
-                    stepper.absorb(plan, emissions, perf_counter() - began)
-                except BaseException as error:
-                    self.failed(plan, error)
-            drops = stepper.drops
-            while drops:
-                self._drop(drops.pop())
-            if stepper.items or stepper.ends:
-                post(stepper.take())
-            if self.done and stepper.idle:
-                return
+    def listen(self) -> None:
+        commands = self._commands
+        while not commands.empty() or self.waits:
+            self.heed(commands.get())
 
-    def _drop(self, slot: int) -> None:
-        """What `drop` raises harms no request: its own has ended. It is printed as any thread's error is."""
-        try:
-            self.model.drop(slot)
-        except BaseException as error:
-            threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, None)))
+    def spoilt(self, error: BaseException) -> None:
+        """Printed as any thread's error is."""
+        threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, None)))
 
 
 class TaskEngine(Engine):
@@ -201,7 +196,7 @@ class TaskEngine(Engine):
                 try:
                     stepper.join(command[1], command[2], await units)
                 except BaseException as error:
-                    stepper.ends.append((command[2], contain(self.name, error)))
+                    stepper.ends.append((command[2], self.contain(error)))
 
     async def _step(self) -> None:
         plan = self.stepper.plan()
@@ -210,7 +205,7 @@ class TaskEngine(Engine):
             emissions = await self.model.step(plan)
             self.stepper.absorb(plan, emissions, perf_counter() - began)
         except BaseException as error:
-            self.failed(plan, error)
+            self.stepper.fail(plan, self.contain(error))
             if self._task is not None and self._task.cancelling():
                 raise
         await asyncio.sleep(0)  # a step that does not wait lets others run all the same
@@ -226,5 +221,4 @@ class TaskEngine(Engine):
             except Exception as error:
                 context = {"message": f"{self.name}: drop() raised", "exception": error}
                 self.loop.call_exception_handler(context)
-        if stepper.items or stepper.ends:
-            self.post(stepper.take())
+        self.report()

@@ -253,10 +253,11 @@ class Binding:
         self.runtime.apply(self.scheduler.replica_up(self.station, replica, self.runtime.clock()))
         self.runtime.arm()
 
-    def replica_down(self, replica: int, error: BaseException) -> None:
+    def replica_down(self, replica: int, error: BaseException, others: Sequence[int] = ()) -> None:
         self.runtime.restarts += 1
         now = self.runtime.clock()
-        self.runtime.apply(self.scheduler.replica_down(self.station, replica, now))
+        for index in (replica, *others):
+            self.runtime.apply(self.scheduler.replica_down(self.station, index, now))
         if getattr(error, "final", False):
             self.runtime.apply(self.scheduler.give_up(self.station, error, now))
 

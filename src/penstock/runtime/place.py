@@ -72,6 +72,11 @@ def make_executor(binding: Binding) -> Executor:
         executor: Executor = binding.runtime.place(service.body, binding, loop, replicas)
         return executor
     slots = service.options.slots
+    if slots is not None and isinstance(place, Process):
+        from penstock.executors.process_slots import ProcessSlotsExecutor
+
+        limit, threads = binding.station.progress_timeout, _threads(place)
+        return ProcessSlotsExecutor(service.body, binding, loop, slots, place, threads, buffer=buffer, progress_timeout=limit)
     if slots is not None:
         from penstock.executors.slots import SlotsExecutor
 
@@ -87,7 +92,10 @@ def make_executor(binding: Binding) -> Executor:
     if isinstance(place, Process):
         from penstock.executors.process import ProcessExecutor
 
-        threads = place.threads or max(1, usable_cores() // replicas)
-        limit, safe = binding.station.progress_timeout, service.options.safe
+        limit, safe, threads = binding.station.progress_timeout, service.options.safe, _threads(place)
         return ProcessExecutor(service.body, binding, loop, place, threads, buffer=buffer, progress_timeout=limit, safe=safe)
     raise ConfigError(f"{service.name}: on={place!r} is not a place to run")
+
+
+def _threads(place: Process) -> int:
+    return place.threads or max(1, usable_cores() // place.replicas)

@@ -12,7 +12,7 @@ from penstock.errors import ConfigError
 class Slots:
     """Up to `size` requests at once in a model that advances in steps; in place of a `Batch`.
 
-    The body is a class with three methods, called by one thread:
+    The body is a class with three methods, called by one thread, here or in a child process (`on=ps.Process()`):
 
     `add(self, slot, ...)` puts a request into a slot (0 to size - 1) and returns how many units its start takes, such
     as the tokens of a prompt, or None where there is nothing to work off. What comes after `slot` is what callers
@@ -24,7 +24,8 @@ class Slots:
     one step: each slot under way takes one, the rest goes to starts, which are worked off in pieces so that no long
     prompt holds up the others. Without it, seconds = a + b x units is fitted to the steps, and starts get what keeps a
     step within `stretch` times what it takes without them. A reader who is `buffer` items (of the service) behind
-    pauses its slot, or with `slow="drop"` is ended with SlowReader.
+    pauses its slot, or with `slow="drop"` is ended with StreamOverflow. A step that raises fails all that took part in it, and
+    a process that dies all in its slots.
 
     Iteration-level scheduling is from Orca (Yu et al., OSDI 2022), starts in pieces from Sarathi-Serve (Agrawal et
     al., OSDI 2024).

@@ -14,6 +14,8 @@ import sys
 import types
 from typing import Any
 
+from .end import END
+
 _ERRORS = os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, os.pardir, "errors.py")
 
 
@@ -90,7 +92,7 @@ def install() -> None:
     assert spec is not None and spec.loader is not None
     errors = sys.modules["penstock.errors"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(errors)
-    vars(package).update(__path__=[], service=service, Service=Service, policy=policy, errors=errors)
+    vars(package).update(__path__=[], service=service, Service=Service, policy=policy, errors=errors, END=END)
 
 
 def _module(name: str) -> types.ModuleType:

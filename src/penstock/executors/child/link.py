@@ -1,8 +1,7 @@
 """The child's two sockets. Frames of work are read by the main thread itself, so nothing is handed between threads.
 
-A second thread listens to the parent's control socket: cancels, credits for streams, answers to nested calls, the order
-to stop. It says every `beat` seconds that this process can run Python, and when the parent is gone, so is the child,
-whatever user code does.
+A second thread listens to the parent's control socket: cancels, credits for streams, answers to nested calls. It says
+every `beat` seconds that this process can run Python, and when the parent is gone, so is the child, whatever user code does.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from .wire import ANSWER, BEAT, CANCEL, CREDIT, STOP, Frame, Reader, encode
+from .wire import ANSWER, BEAT, CANCEL, CREDIT, Frame, Reader, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,23 +30,28 @@ class Link:
         self._inbox = inbox
         self._outbox = outbox
         self._reader = Reader(work, inbox, outbox.free)
+        self._arrived = select.poll()
+        self._arrived.register(work, select.POLLIN)
+        self.ended = False  # the parent will send no more work
         self._writing = threading.Lock()
         self.on_credit: Callable[[int, int], None] = lambda number, count: None
         self.on_cancel: Callable[[int], None] = lambda number: None
         self.on_answer: Callable[[int, Frame], None] = lambda number, frame: None
         self.beat = 1.0
 
-    def receive(self) -> Frame | None:
-        """The next frame of work, or None: there will be none."""
-        while True:
+    def receive(self, wait: bool = True) -> Frame | None:
+        """The next frame of work, or None: there will be none, or `wait` is False and none has arrived."""
+        while not self.ended:
             frame = self._reader.next()
             if frame is not None:
                 return frame
-            try:
-                if not self._reader.fill():
-                    return None
-            except OSError:
+            if not wait and not self._arrived.poll(0):
                 return None
+            try:
+                self.ended = not self._reader.fill()
+            except OSError:
+                self.ended = True
+        return None
 
     def send(self, kind: int, number: int, message: Any) -> None:
         """Write a frame. Raises what pickling raises, and then nothing was written."""
@@ -88,8 +92,6 @@ class Link:
             self.on_cancel(frame.number)
         elif frame.kind == ANSWER:
             self.on_answer(frame.number, frame)
-        elif frame.kind == STOP:
-            self._sock.shutdown(socket.SHUT_RD)  # the main thread sees it after its work
 
 
 def resident_mib() -> int:

@@ -12,9 +12,17 @@ import traceback
 from collections.abc import Mapping, Set
 from typing import Any, Optional
 
-RAISED, BAD, SERVICE, MEMORY, CANCELLED = "raised", "bad", "service", "memory", "cancelled"
+RAISED, BAD, SERVICE, MEMORY, CANCELLED, OVERFLOW = "raised", "bad", "service", "memory", "cancelled", "overflow"
 Failure = tuple[int, str, str, Optional[bytes]]  # noqa: UP045 - older interpreters run this
 _MEMORY_NAMES = frozenset(("OutOfMemoryError", "XPUOutOfMemoryError"))
+
+
+class Verdict(Exception):
+    """A failure for which penstock has a class, which is not to be had here: its kind and its text."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 def mismatch(name: str, returned: Any, expected: int) -> str | None:
@@ -30,6 +38,8 @@ def mismatch(name: str, returned: Any, expected: int) -> str | None:
 
 def failure(index: int, error: BaseException, name: str) -> Failure:
     """The error as it can cross, with the traceback of this process."""
+    if isinstance(error, Verdict):
+        return index, error.kind, str(error), None
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     title = f"{name} raised {type(error).__name__}: {error}\n{text}"
     if isinstance(error, asyncio.CancelledError):

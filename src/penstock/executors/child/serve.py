@@ -18,8 +18,9 @@ from .calls import Calls, ChildRuntime
 from .inert import Service, install
 from .link import Link
 from .outcome import BAD, CANCELLED, MEMORY, Failure, failure, mismatch, unsendable
+from .stepping import Stepping
 from .window import Window
-from .wire import BROKEN, DONE, ITEMS, LOAD, OUTGROWN, UP
+from .wire import BROKEN, DONE, ITEMS, LOAD, OUTGROWN, STOP, UP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -76,8 +77,11 @@ class Server:
             link.send(BROKEN, 0, failure(0, error, self.name or "a replica that was loading"))
             return
         link.send(UP, os.getpid(), None)
+        if self.options["steps"] is not None:
+            self.stepping().drive()
+            return
         run = self.stream if self.options["streams"] else self.batch if self.options["batched"] else self.each
-        while (frame := link.receive()) is not None:
+        while (frame := link.receive()) is not None and frame.kind != STOP:
             self.number = frame.number
             self.began = time.perf_counter()
             try:
@@ -108,12 +112,23 @@ class Server:
 
     def warm_up(self, example: tuple[Any, ...]) -> None:
         """One call before the replica is ready; what it raises is what loading raises."""
+        if self.options["steps"] is not None:
+            self.stepping().warm_up(example)
+            return
         args = [[value] for value in example] if self.options["batched"] else list(example)
         if self.options["streams"]:
             for _ in self.items(self.call(*args)):
                 pass
         else:
             self.invoke(args, {})
+
+    def stepping(self) -> Stepping:
+        """The loop around a model that advances in steps."""
+        return Stepping(self.link, self.name, self.call, self.options["steps"], self.loop, self.attend)
+
+    def attend(self, number: int, index: int) -> None:
+        """Whose request is running now, as calls of other services want to know."""
+        self.number, self.index = number, index
 
     def batch(self, columns: list[list[Any]]) -> None:
         returned: Any = None

@@ -23,7 +23,7 @@ BIG = 65536
 READ = 65536
 
 # Parent to child
-LOAD, RUN, CREDIT, CANCEL, ANSWER, STOP = 1, 2, 3, 4, 5, 6
+LOAD, RUN, CREDIT, CANCEL, ANSWER, STOP, TELL = 1, 2, 3, 4, 5, 6, 7
 # Child to parent
 UP, BROKEN, DONE, OUTGROWN, ITEMS, CALL, DROP, BEAT = 17, 18, 19, 20, 21, 22, 23, 24
 
@@ -122,6 +122,24 @@ def encode(kind: int, number: int, message: Any, outbox: Outbox | None = None, i
     head = _HEAD.pack(MAGIC, VERSION, kind, number, len(places), len(back), len(payload))
     head = b"".join((head, *places, *[_OFFSET.pack(offset) for offset in back]))
     return Encoded([head + payload, *inline] if len(payload) < BIG else [head, payload, *inline], regions, back)
+
+
+def together(frames: list[Encoded]) -> Encoded:
+    """Several frames as one: what is small is written at once."""
+    pieces: list[Any] = []
+    small: list[Any] = []
+    for frame in frames:
+        for piece in frame.pieces:
+            if len(piece) < BIG:
+                small.append(piece)
+                continue
+            if small:
+                pieces.append(b"".join(small))
+                small = []
+            pieces.append(piece)
+    if small:
+        pieces.append(b"".join(small))
+    return Encoded(pieces, [], [])
 
 
 class Frame:

@@ -7,24 +7,16 @@ steps it lets requests in and out, so nothing here is ever touched while the mod
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
-from penstock.errors import BadResult, StreamOverflow
+from .end import END
+from .outcome import BAD, OVERFLOW, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 FIRST = 64  # units of a start in one step, while nothing is known of their price
 ALONE = 2048  # where no other slot would be held up
-
-
-class End:
-    """The type of `END`."""
-
-    def __repr__(self) -> str:
-        return "END"
-
-
-END: Final = End()
-"""The last item of a slot: its request has ended."""
 
 
 class Seat:
@@ -67,7 +59,7 @@ class Stepper:
         if not isinstance(units, int) or units < 0:
             self.drops.append(slot)
             got = f"{self.name}: add() returned {units!r}; return how many units the start takes, or None"
-            self.ends.append((key, BadResult(got)))
+            self.ends.append((key, Verdict(BAD, got)))
             return
         seat = self.seats[slot] = Seat(key, units, self.buffer if self.stream else float("inf"))
         if units:
@@ -78,13 +70,13 @@ class Stepper:
     def leave(self, slot: int, key: Any) -> None:
         """Nobody wants this request any more."""
         seat = self.seats.get(slot)
-        if seat is not None and seat.key is key:
+        if seat is not None and seat.key == key:
             self._end(slot, seat, asyncio.CancelledError())
 
     def acknowledge(self, slot: int, key: Any, count: int) -> None:
         """The reader took `count` items: a slot that paused goes on."""
         seat = self.seats.get(slot)
-        if seat is not None and seat.key is key:
+        if seat is not None and seat.key == key:
             seat.room += count
             if seat.room > 0 and not seat.left:
                 self.stepping[slot] = 1
@@ -161,11 +153,11 @@ class Stepper:
     def _full(self, slot: int, seat: Seat) -> None:
         if self.drop_slow:
             text = f"{self.name}: the reader is {self.buffer} items behind; read faster, or raise buffer="
-            self._end(slot, seat, StreamOverflow(text))
+            self._end(slot, seat, Verdict(OVERFLOW, text))
         else:
             self.stepping.pop(slot, None)
 
-    def fail(self, plan: dict[int, int], error: BaseException) -> None:
+    def fail(self, plan: Iterable[int], error: BaseException) -> None:
         """The step was not made: it fails all that took part."""
         for slot in plan:
             seat = self.seats.get(slot)
@@ -180,7 +172,7 @@ class Stepper:
         if result is None and not self.stream:
             result = seat.last
             if result is END:
-                result = BadResult(f"{self.name}: ended without an item, so there is no answer")
+                result = Verdict(BAD, f"{self.name}: ended without an item, so there is no answer")
         self.ends.append((seat.key, result))
 
     def take(self) -> tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]]:
