@@ -23,7 +23,7 @@ def test_nothing_is_known_at_first() -> None:
 def test_callers_who_all_leave_at_one_second_are_learned() -> None:
     patience = Patience()
     for _ in range(200):
-        patience.exit(1.0, True)
+        patience.exit(1.0, True, -1.0)
     assert patience.seconds(20.0, nobody) == pytest.approx(1.0, rel=0.05)
 
 
@@ -31,45 +31,60 @@ def test_so_are_they_beside_callers_who_are_answered_sooner() -> None:
     patience = Patience()
     for n in range(400):
         answered = n % 2
-        patience.exit(0.3 if answered else 1.0, not answered)
+        patience.exit(0.3 if answered else 1.0, not answered, -1.0)
     assert patience.seconds(20.0, nobody) == pytest.approx(1.0, rel=0.05)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.05])
 def test_a_few_early_quitters_do_not_lock_out(share: float) -> None:
     random, patience = Random(1), Patience()
-    for _ in range(2000):
+    for n in range(2000):
         early = random.random() < share
-        patience.exit(random.uniform(0.001, 0.05) if early else 0.4, early)
+        patience.exit(random.uniform(0.001, 0.05) if early else 0.4, early, n / 100)
     assert patience.seconds(20.0, nobody) == math.inf
 
 
 def test_the_first_quitters_of_all_decide_nothing() -> None:
     patience = Patience()
     for _ in range(2):
-        patience.exit(0.01, True)
+        patience.exit(0.01, True, -1.0)
     assert patience.seconds(1.0, nobody) == math.inf
+
+
+def test_clients_that_end_together_have_not_run_out_of_patience() -> None:
+    """A load generator closes its connections: many leave at once, at all the ages that were under way."""
+    random, patience = Random(1), Patience()
+    for run in range(5):
+        for n in range(400):
+            patience.exit(0.04, False, run + n / 1000)
+            patience.seconds(run + n / 1000, nobody)
+        for n in range(128):
+            patience.exit(random.uniform(0.002, 0.045), True, run + 0.5 + n * 1e-5)
+        assert patience.seconds(run + 0.6, nobody) == math.inf
+    for _ in range(60):  # a crowd that came together and leaves together has one age, and has run out of patience
+        patience.exit(random.uniform(0.98, 1.02), True, 10.0)
+    assert patience.seconds(10.1, nobody) == pytest.approx(1.0, rel=0.06)
 
 
 def test_those_who_still_wait_count() -> None:
     """Ten left at 0.1 s, but ninety are older than that and still there: nine of ten callers outlive 0.1 s."""
     patience = Patience(prior=0.0)
     for _ in range(10):
-        patience.exit(0.1, True)
+        patience.exit(0.1, True, -1.0)
     assert patience.seconds(1.0, lambda: ([0.5] * 19, 5)) == math.inf
     fresh = Patience(prior=0.0)
     for _ in range(10):
-        fresh.exit(0.1, True)
+        fresh.exit(0.1, True, -1.0)
     assert fresh.seconds(1.0, lambda: ([0.05] * 19, 5)) == pytest.approx(0.1, rel=0.05)
 
 
 def test_an_estimate_that_has_become_wrong_is_unlearned() -> None:
     patience = Patience()
     for _ in range(1000):
-        patience.exit(0.05, True)
+        patience.exit(0.05, True, -1.0)
     assert patience.seconds(10.0, nobody) < 0.06
     for _ in range(600):  # from now on everybody is answered after 0.2 s
-        patience.exit(0.2, False)
+        patience.exit(0.2, False, -1.0)
     assert patience.seconds(20.0, nobody) == math.inf
 
 
@@ -77,12 +92,12 @@ def test_an_estimate_that_has_become_wrong_is_unlearned() -> None:
 def test_callers_who_have_become_impatient_are_noticed_however_long_the_history(history: int) -> None:
     patience = Patience()
     for n in range(history):
-        patience.exit(0.9 if n % 3 else 1.0, not n % 3)
+        patience.exit(0.9 if n % 3 else 1.0, not n % 3, -1.0)
         if n % 1000 == 999:
             patience.seconds(n / 100, nobody)
     assert patience.seconds(1000.0, nobody) == pytest.approx(1.0, rel=0.05)
     for _ in range(30):
-        patience.exit(0.3, True)
+        patience.exit(0.3, True, 1000.05)
     assert patience.seconds(1000.1, nobody) == pytest.approx(0.3, rel=0.05)
 
 
@@ -90,9 +105,9 @@ def test_what_nobody_reaches_any_more_is_remembered() -> None:
     """Everybody is answered sooner because later calls are refused: no reason to believe that callers wait longer now."""
     patience = Patience()
     for _ in range(200):
-        patience.exit(1.0, True)
+        patience.exit(1.0, True, -1.0)
     for n in range(6000):
-        patience.exit(0.8, False)
+        patience.exit(0.8, False, -1.0)
         patience.seconds(n / 100, nobody)
     assert patience.seconds(60.0, nobody) == pytest.approx(1.0, rel=0.05)
 
@@ -100,10 +115,10 @@ def test_what_nobody_reaches_any_more_is_remembered() -> None:
 def test_time_alone_unlearns() -> None:
     patience = Patience(half_life=60.0)
     for _ in range(200):
-        patience.exit(0.3, True)
+        patience.exit(0.3, True, -1.0)
     assert patience.seconds(0.0, nobody) == pytest.approx(0.3, rel=0.05)
     for n in range(600):
-        patience.exit(0.2, False)
+        patience.exit(0.2, False, -1.0)
         patience.seconds(float(n), nobody)
     assert patience.seconds(600.0, nobody) == math.inf
 
@@ -111,11 +126,11 @@ def test_time_alone_unlearns() -> None:
 def test_tenants_do_not_teach_each_other_and_the_book_is_bounded() -> None:
     book = PatienceBook()
     for _ in range(100):
-        book.exit("quitter", 0.01, True)
+        book.exit("quitter", 0.01, True, -1.0)
     assert book.seconds("quitter", 10.0, nobody) < 0.02
     assert book.seconds("other", 10.0, nobody) == math.inf
     for n in range(5000):
-        book.exit(f"tenant {n}", 1.0, True)
+        book.exit(f"tenant {n}", 1.0, True, -1.0)
     assert len(book.tenants) <= 1024
 
 
@@ -143,8 +158,8 @@ def test_a_refusal_that_leaves_the_station_idle_is_regretted() -> None:
 def test_dropping_the_old_does_not_prove_that_they_would_have_waited() -> None:
     patience = Patience()
     for _ in range(200):
-        patience.exit(1.0, True)
+        patience.exit(1.0, True, -1.0)
     assert patience.seconds(0.0, nobody) < 1.0
     for _ in range(5000):
-        patience.exit(0.99, False, dropped=True)
+        patience.exit(0.99, False, -1.0, dropped=True)
     assert patience.seconds(0.1, nobody) < 1.0

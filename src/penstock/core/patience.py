@@ -9,6 +9,9 @@ left is an average over the last few hundred who reached it, so a change is noti
 long the history. Ages that nobody reaches any more, because calls that would wait so long are refused, keep what is
 known of them: time alone lets it fade slowly, and a refusal that has left a replica idle lets all of it be learned anew.
 A prior of callers who never leave keeps a few early quitters from deciding.
+
+Many who leave in one instant at all sorts of ages have not run out of patience: their program ended, or a network went.
+They count as one.
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ _FIRST = 1e-3  # seconds: exits before this age say nothing about waiting
 _GROWTH = math.log(1.05)  # resolution of ages: 5 %
 _BINS = 283  # up to about 1000 s
 _TENANTS = 1024
+_INSTANT = 1e-3  # seconds between two who leave together
+_MANY = 8
+_ALIKE = math.log(1.25)  # ages that one patience may show as
 
 Sample = tuple[Sequence[float], int]  # ages, and how many callers each stands for
 
@@ -44,6 +50,8 @@ class Patience:
         "prior",
         "quantile",
         "reached",
+        "together",
+        "together_at",
         "went",
     )
 
@@ -56,24 +64,49 @@ class Patience:
         self.left = array("d")  # those of them who left at it
         self.exits: dict[int, int] = {}  # since the last estimate
         self.went: dict[int, int] = {}  # those of them who left
+        self.together: list[float] = []  # ages of those who have just left, one close upon the other
+        self.together_at = -math.inf
         self.hurried = False  # somebody has left
         self.cached = math.inf
         self.changes = 0
         self.computed = -math.inf
 
-    def exit(self, age: float, left: bool, dropped: bool = False) -> None:
+    def exit(self, age: float, left: bool, now: float, dropped: bool = False) -> None:
         """Somebody stopped waiting at this age: by leaving, or with an answer.
 
         `dropped`: refused at this age for what is believed here, which proves nothing about this age.
         """
-        slot = _slot(age) - dropped
-        self.exits[slot] = self.exits.get(slot, 0) + 1
         if left:
             self.hurried = True
-            self.went[slot] = self.went.get(slot, 0) + 1
+            if now - self.together_at > _INSTANT or len(self.together) >= 512:
+                self._part()
+            self.together.append(age)
+            self.together_at = now
             self.changes += 16
         else:
+            slot = _slot(age) - dropped
+            self.exits[slot] = self.exits.get(slot, 0) + 1
             self.changes += 1
+
+    def _part(self) -> None:
+        """Those who left together are complete: say what it tells."""
+        ages = self.together
+        if not ages:
+            return
+        counted = len(ages)
+        if counted >= _MANY:
+            alike: dict[int, int] = {}
+            for age in ages:
+                place = int(math.log(age) / _ALIKE)
+                alike[place] = alike.get(place, 0) + 1
+            if max(alike.values()) < 0.4 * counted:
+                counted = 1
+        for n, age in enumerate(ages):
+            slot = _slot(age)
+            self.exits[slot] = self.exits.get(slot, 0) + 1
+            if n < counted:
+                self.went[slot] = self.went.get(slot, 0) + 1
+        ages.clear()
 
     def seconds(self, now: float, waiting: Callable[[], Sample]) -> float:
         """The learned patience, or infinity. `waiting` gives the ages of those who still wait, or of a sample of them.
@@ -82,6 +115,8 @@ class Patience:
         """
         if not self.hurried:
             return math.inf
+        if now - self.together_at > _INSTANT:
+            self._part()
         elapsed = now - self.computed
         if elapsed >= 1.0 or (self.changes >= 16 and elapsed >= 0.01):
             self.changes = 0
@@ -142,7 +177,7 @@ class PatienceBook:
         self.tenants: dict[str, Patience] = {}
         self.leaving = False  # somebody has left
 
-    def exit(self, tenant: str, age: float, left: bool, dropped: bool = False) -> None:
+    def exit(self, tenant: str, age: float, left: bool, now: float, dropped: bool = False) -> None:
         if age < _FIRST:
             return
         patience = self.tenants.get(tenant)
@@ -150,7 +185,7 @@ class PatienceBook:
             if len(self.tenants) >= _TENANTS:
                 del self.tenants[next(iter(self.tenants))]
             patience = self.tenants[tenant] = Patience()
-        patience.exit(age, left, dropped)
+        patience.exit(age, left, now, dropped)
         if left:
             self.leaving = True
 

@@ -170,7 +170,7 @@ class Scheduler:
             request.first = now
             station = request.station
             if station is not None and station.patience is not None and request.root:
-                station.patience.exit(request.tenant, now - request.submitted, False)
+                station.patience.exit(request.tenant, now - request.submitted, False, now)
 
     def taken(self, work: Work, now: float) -> Sequence[Command]:
         """A worker took its staged batch: the lease is taken now."""
@@ -297,7 +297,7 @@ class Scheduler:
             station.settle(request)
         station.counts[outcome] = station.counts.get(outcome, 0) + 1
         if request.first is None and station.patience is not None and request.root:
-            station.patience.exit(request.tenant, now - request.submitted, outcome == "cancelled", outcome == "refused")
+            station.patience.exit(request.tenant, now - request.submitted, outcome == "cancelled", now, outcome == "refused")
         if error is not None:
             self.out.append(End(request, error))
 
