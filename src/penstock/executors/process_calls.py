@@ -42,7 +42,12 @@ class Calls:
             call.cancel()
 
     def cancel(self) -> None:
-        """The child has died, or nobody waits for what it does."""
+        """Nobody waits for what the child does: it hears of its calls' ends, and so comes to its own."""
+        for call in list(self._running.values()):
+            call.cancel()
+
+    def abandon(self) -> None:
+        """The child has died."""
         for number in list(self._running):
             self.drop(number)
 

@@ -168,7 +168,7 @@ class Child:
         self.kill()
         for output in self._output:
             output.drain()
-        self.calls.cancel()
+        self.calls.abandon()
         self._outbox.close()
         self._inbox.close()
         how = _how(self._process.wait())
