@@ -266,6 +266,8 @@ class Mapping:
         self.pending.clear()
         self.live.clear()
         for future in left:
-            if not future.cancel() and not future.cancelled():
+            if not future.done():
+                future.cancel()
+            elif not future.cancelled():
                 future.exception()  # seen, as far as asyncio is concerned
         return left if self.before is None else [*left, *self.before.cancel()]
