@@ -100,4 +100,7 @@ def budget(
     try:
         yield
     finally:
-        frame_var.reset(token)
+        try:
+            frame_var.reset(token)
+        except ValueError:
+            pass  # a generator or coroutine that is thrown away ends in another context, where nothing was set
