@@ -45,7 +45,7 @@ def test_budget_and_tenant_are_those_of_the_request() -> None:
 
 def test_a_cancel_reaches_what_was_called() -> None:
     async def main() -> None:
-        async with ps.Runtime(bodies.inner, bodies.outer, bodies.async_outer) as runtime:
+        async with asyncio.timeout(60), ps.Runtime(bodies.inner, bodies.outer, bodies.async_outer) as runtime:
             for service in (bodies.outer, bodies.async_outer):
                 bodies.seen.clear()
                 call = service(99).start()
@@ -60,7 +60,7 @@ def test_a_cancel_reaches_what_was_called() -> None:
 
 def test_a_death_cancels_what_was_called() -> None:
     async def main() -> None:
-        async with ps.Runtime(bodies.inner, bodies.outer) as runtime:
+        async with asyncio.timeout(60), ps.Runtime(bodies.inner, bodies.outer) as runtime:
             bodies.seen.clear()
             call = bodies.outer(99).start()
             while not bodies.seen:

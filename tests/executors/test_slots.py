@@ -142,8 +142,8 @@ EACH = pytest.mark.parametrize(
 
 def run(body: Callable[[ps.Runtime], Awaitable[Any]], *services: Any) -> Any:
     async def main() -> Any:
-        async with ps.Runtime(*services) as runtime:
-            result = await asyncio.wait_for(body(runtime), 30)
+        async with ps.Runtime(*services) as runtime, asyncio.timeout(30):
+            result = await body(runtime)
             while runtime.busy():
                 await asyncio.sleep(0.001)
             return result

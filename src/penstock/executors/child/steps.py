@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
     from .stepper import Stepper
 
 
-class Steps:
+class Steps(ABC):
     """Steps a model in the thread that calls `drive`, which returns when it is `done`."""
 
     stepper: Stepper
@@ -50,24 +51,25 @@ class Steps:
         return stepper.idle and not stepper.ends and not self.done
 
     @property
+    @abstractmethod
     def done(self) -> bool:
-        raise NotImplementedError
+        """Told to stop, and nobody is left."""
 
+    @abstractmethod
     def listen(self) -> None:
         """Carry out what has been told; wait for it while there is nothing else to do."""
-        raise NotImplementedError
 
+    @abstractmethod
     def report(self) -> None:
         """Report what the step has left."""
-        raise NotImplementedError
 
+    @abstractmethod
     def contain(self, error: BaseException) -> BaseException:
         """What is reported for what a step raised."""
-        raise NotImplementedError
 
+    @abstractmethod
     def spoilt(self, error: BaseException) -> None:
         """`drop` raised."""
-        raise NotImplementedError
 
     def wait(self, value: Any) -> Any:
         """What the model returned, once it is there."""
