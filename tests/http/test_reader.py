@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.http.heads import Heads
 from penstock.http.limits import Limits
 from penstock.http.message import Request
 from penstock.http.reader import Bodies, Reader
@@ -15,7 +16,21 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def read(data: bytes, step: int = 0, limits: Limits = LIMITS) -> tuple[list[Request], Reader]:
-    reader = Reader(limits, Bodies(limits.bodies))
+    """What is read of this, and the same again where every head that can be known is known."""
+    heads = Heads()
+    fresh, again = _read(data, step, limits, heads), _read(data, step, limits, heads)
+    assert _seen(*fresh) == _seen(*again)
+    return again
+
+
+def _seen(requests: list[Request], reader: Reader) -> object:
+    fault = None if reader.fault is None else (reader.fault.code, str(reader.fault))
+    fields = [[getattr(request, name) for name in Request.__slots__] for request in requests]
+    return fields, fault, reader.ended, reader.phase, reader.received, reader.bodies.held, reader.expects
+
+
+def _read(data: bytes, step: int, limits: Limits, heads: Heads) -> tuple[list[Request], Reader]:
+    reader = Reader(limits, Bodies(limits.bodies), heads)
     requests: list[Request] = []
     pieces = [data[i : i + step] for i in range(0, len(data), step)] if step else [data]
     for piece in pieces:
@@ -204,7 +219,7 @@ def test_expect() -> None:
 
 def test_reads_ahead_no_further_than_asked() -> None:
     limits = Limits(head=64, pipeline=4)
-    reader = Reader(limits, Bodies(1000))
+    reader = Reader(limits, Bodies(1000), Heads())
     one = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
     left = reader.feed(one * 100)
     assert 4 <= len(reader.ready) <= 4 + 64 // len(one) + 1
@@ -218,7 +233,7 @@ def test_reads_ahead_no_further_than_asked() -> None:
 
 def test_bodies_of_all_connections_are_bounded() -> None:
     bodies = Bodies(1500)
-    first, second = Reader(LIMITS, bodies), Reader(LIMITS, bodies)
+    first, second = Reader(LIMITS, bodies, Heads()), Reader(LIMITS, bodies, Heads())
     first.feed(head(b"Host: a", b"Content-Length: 1000") + b"a" * 900)
     second.feed(head(b"Host: a", b"Content-Length: 1000") + b"a" * 700)
     assert second.fault is not None
@@ -240,3 +255,38 @@ def test_any_bytes(data: bytes, step: int) -> None:
     reader.close()
     other.close()
     assert reader.bodies.held == other.bodies.held == 0
+
+
+PIECES = (
+    b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n",
+    b"POST /b HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n",
+    b"GET /c?d=e HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /f HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    b"GET /g HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    b"POST /h HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"POST /i HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n",
+    b"GET /j HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+    b"abc",
+    b"\r\n\r\n",
+    b"3\r\nabc\r\n0\r\n\r\n",
+    b"PO",
+    b"ab",
+)
+
+
+@given(st.lists(st.lists(st.sampled_from(PIECES), min_size=1, max_size=3).map(b"".join), max_size=12))
+def test_known_heads_change_nothing(reads: list[bytes]) -> None:
+    """However messages are cut into reads: a connection of a server that knows all their heads reads what a new one does."""
+    heads = Heads()
+    for head_of_one in PIECES[:8]:
+        for body in (b"", b"abc"):
+            _read(head_of_one + body, 0, LIMITS, heads)
+    warm, cold = Reader(LIMITS, Bodies(1000), heads), Reader(LIMITS, Bodies(1000), Heads())
+    cold._whole = False
+    for data in reads:
+        seen = []
+        for reader in (warm, cold):
+            assert not reader.feed(data)
+            seen.append(_seen(list(reader.ready), reader))
+            reader.ready.clear()
+        assert seen[0] == seen[1]

@@ -38,7 +38,7 @@ class Connection(Writer):
 
     def __init__(self, server: Server) -> None:
         super().__init__(server)
-        self._reader = Reader(server.limits, server.bodies)
+        self._reader = Reader(server.limits, server.bodies, server.heads)
         self._task: asyncio.Task[None] | None = None
         self._held = b""  # read, and not parsed, because enough requests are ready
         self._since = server.sweep.tick

@@ -48,7 +48,7 @@ class Gate:
             except RateLimited as limited:
                 return limited
         if named is None:
-            request.headers[_TENANT] = tenant
+            request.headers = {**request.headers, _TENANT: tenant}  # heads are shared by requests that repeat them
         return None
 
     def _hurries(self, token: Token, request: Request) -> PenstockError | None:
@@ -59,7 +59,7 @@ class Gate:
         except ValueError:
             return None  # the endpoint will say so
         if asked is None and most > 0:
-            request.headers[_PRIORITY] = b"%d" % most
+            request.headers = {**request.headers, _PRIORITY: b"%d" % most}
         elif level < most:
             return Forbidden(f"tenant {token.tenant!r} may use priorities from {most} on, and asked for {level}")
         return None

@@ -14,6 +14,7 @@ from typing import Any
 
 import httptools
 
+from penstock.http.heads import Heads
 from penstock.http.limits import Limits
 from penstock.http.message import Request
 from penstock.http.problems import Fault
@@ -41,11 +42,13 @@ class Reader:
         "_extra",
         "_fed",
         "_headers",
+        "_heads",
         "_limits",
         "_parser",
         "_pieces",
         "_turned",
         "_url",
+        "_whole",
         "bodies",
         "client",
         "ended",
@@ -56,7 +59,7 @@ class Reader:
         "received",
     )
 
-    def __init__(self, limits: Limits, bodies: Bodies) -> None:
+    def __init__(self, limits: Limits, bodies: Bodies, heads: Heads) -> None:
         self.ready: deque[Request] = deque()
         self.fault: Fault | None = None
         self.ended = False
@@ -69,6 +72,8 @@ class Reader:
         self.bodies = bodies
         self.client: tuple[str, int] | None = None
         self._limits = limits
+        self._heads = heads
+        self._whole = True  # so far each read has been one message, neither more nor less: the parser is between messages
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._body = b""
@@ -88,8 +93,12 @@ class Reader:
         """Parse; give back what was not parsed because enough requests are `ready`."""
         size = self._limits.head
         if len(data) <= size:
-            self._feed(data)
+            if self._whole:
+                self._feed_whole(data)
+            else:
+                self._feed(data)
             return b""
+        self._whole = False
         view = memoryview(data)
         for at in range(0, len(data), size):
             if self.ended:
@@ -105,6 +114,18 @@ class Reader:
         self.received = 0
         self.ended = True
         self._parser = None
+
+    def _feed_whole(self, data: bytes) -> None:
+        """Look for a head that is known; else parse, and see whether it was one message again."""
+        head, _, body = data.partition(b"\r\n\r\n")
+        request = self._heads.again(head, body, self.client)
+        if request is not None and self.bodies.held + len(body) <= self.bodies.limit:
+            self.ready.append(request)
+            return
+        self._feed(data)
+        self._whole = self._turned and self.phase == IDLE and not self.ended and len(self.ready[-1].body) == len(body)
+        if self._whole:
+            self._heads.learn(head, self.ready[-1])
 
     def _feed(self, data: bytes | memoryview) -> None:
         if self.ended:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from penstock.http.connection import Connection
+from penstock.http.heads import Heads
 from penstock.http.limits import Limits
 from penstock.http.message import Handler, Response
 from penstock.http.problems import Fault, problem_response
@@ -52,6 +53,7 @@ class Server:
         self.refuse = refuse
         self.limits = limits or Limits()
         self.bodies = Bodies(self.limits.bodies)
+        self.heads = Heads()
         self.sweep = Sweep(self.limits.period)
         self.stopping = False
         self.date = date_line(time.time())
