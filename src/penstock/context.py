@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from penstock.core.request import Request
 
 
-class Budget(msgspec.Struct, frozen=True):
+class Budget(msgspec.Struct, frozen=True, gc=False):
     """What a call may still spend.
 
     `deadline` is an absolute time of the runtime's monotonic clock or None; the smaller `priority` goes first;

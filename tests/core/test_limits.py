@@ -67,12 +67,10 @@ def test_aimd_is_open_until_deadlines_are_missed_then_falls_and_climbs() -> None
 
     def window(misses: int, ends: int, in_flight: int) -> None:
         nonlocal now
-        for _ in range(in_flight):
-            state.started(in_flight, now)
         for n in range(ends):
-            state.ended(n < misses, now)
+            state.ended(in_flight - n, n < misses, now)
         now += 1.001
-        state.ended(False, now)
+        state.ended(in_flight - ends, False, now)
 
     window(0, 10, 100)
     assert state.ready_at(1_000_000, now) == now  # nobody missed anything: open

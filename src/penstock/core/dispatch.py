@@ -159,8 +159,8 @@ def take(s: Scheduler, work: Work, now: float, freed: float) -> None:
     """The lease: limits, pools and the replica's slot, all at once."""
     station = work.station
     station.in_flight += 1
-    for limit in station.limits:
-        limit.started(station.in_flight, now)
+    for rate in station.rates:
+        rate.started(now)
     for pool, amount in station.needs:
         pool.used += amount
     work.lease = station.needs

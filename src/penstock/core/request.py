@@ -60,14 +60,12 @@ class Request:
 
     def __init__(
         self,
-        item: Any = None,
-        *,
         id: str = "",  # noqa: A002 - the field's own name
+        tenant: str = "",
+        size: int = 0,
         arrival: float = 0.0,
         deadline: float | None = None,
         priority: int = 0,
-        tenant: str = "",
-        size: int = 0,
         cost: float = 1.0,
         value: Any = None,
         key: Any = None,
@@ -75,7 +73,7 @@ class Request:
         held: tuple[str, ...] = (),
         root: bool = True,
     ) -> None:
-        self.item = item  # opaque: the runtime's call
+        self.item: Any = None  # opaque: the runtime's call
         self.id = id
         self.arrival = arrival  # of the root call: inner calls keep their root's place
         self.deadline = deadline

@@ -244,8 +244,8 @@ class Scheduler:
         lease = give(work, now)
         if measured and (not station.direct or station.sampled()):
             station.time.add(work.cost, now - work.started, inside)
-        for limit in station.limits:
-            limit.ended(missed, now)
+        for limit in station.adaptive:
+            limit.ended(station.in_flight + 1, missed, now)
         if lease:
             wake(self, station, now)
         elif station.waiting:

@@ -11,7 +11,7 @@ from penstock.core.estimate import ServiceTime
 from penstock.core.patience import PatienceBook, Sample
 from penstock.core.policy.admit import Queue as QueueBound
 from penstock.core.policy.batch import Batch, Pricing
-from penstock.core.policy.limit import AIMD, Limit, RateState
+from penstock.core.policy.limit import AIMD, AIMDState, Limit, RateState
 from penstock.core.policy.order import Order, Priority
 from penstock.core.policy.retry import Retry, RetryBudget
 from penstock.core.pool import PoolState
@@ -81,6 +81,8 @@ class Station:
         self.direct = options.replicas is None
         self.needs = options.needs
         self.limits = tuple(limit.state() for limit in options.limits)
+        self.rates = tuple(state for state in self.limits if isinstance(state, RateState))  # these hear of starts
+        self.adaptive = tuple(state for state in self.limits if isinstance(state, AIMDState))  # and these of ends
         self.replicas = [Replica(index) for index in range(options.replicas or 0)]
         self.free: list[int] = []  # replicas that are up and idle; the last one is the warmest
         self.queue = options.order.queue()
@@ -104,17 +106,16 @@ class Station:
         self.pricing = Pricing(self.batch.cost if self.batch else None)
         self.patience = PatienceBook() if options.queue.patience else None
         self.max_wait = options.start_timeout if options.queue.max_wait is None else options.queue.max_wait
-        self.rated = any(isinstance(state, RateState) for state in self.limits)
         self.turned_away: tuple[str, float] | None = None  # who was refused for want of patience, and when its turn was
         self.full_items = float(self.batch.max_size if self.batch else 1)
         self.full_cost = 0.0
         self.max_cost = self.batch.max_cost if self.batch else math.inf  # lowered when a batch was too much for memory
         self.retry = RetryBudget(options.retry) if options.retry and options.safe else None
         self.counts: dict[str, int] = {}
-        self.stageable = options.stage and not self.needs and not self.rated
+        self.stageable = options.stage and not self.needs and not self.rates
         self.groups = (
             self.batch is None and not self.direct and not self.needs and not options.streams
-            and not self.rated
+            and not self.rates
         )  # fmt: skip
         hard = any(state.hard for state in self.limits)
         self.nodes = (
@@ -198,7 +199,7 @@ class Station:
     def starts_within(self, seconds: float) -> float:
         """An upper bound of `starts_in` for whatever comes next, when a round takes `seconds`; cheap to ask."""
         servers = len(self.replicas) if self.replicas else self.in_flight
-        if servers == 0 or self.rated:
+        if servers == 0 or self.rates:
             return math.inf
         return seconds * (1.0 + (len(self.waiting) // max(1, int(self.full_items)) + self.staged) / servers)
 

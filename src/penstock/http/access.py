@@ -50,10 +50,10 @@ def _lines(entries: Sequence[Entry]) -> Iterator[Line]:
         identity, service, tenant, outcome, error, arrived, queued, batched, ran, streamed, batch, why, _, items, parent = entry
         if parent:
             continue
-        line = Line(int((arrived + offset) * 1e3) / 1e3, identity, service, outcome, int(ran * 1e6) / 1e3)
+        line = Line((arrived + offset) * 1e3 // 1 / 1e3, identity, service, outcome, ran * 1e6 // 1 / 1e3)
         if queued or batched or streamed:
-            line.queued_ms, line.batched_ms = int(queued * 1e6) / 1e3, int(batched * 1e6) / 1e3
-            line.streamed_ms = int(streamed * 1e6) / 1e3
+            line.queued_ms, line.batched_ms = queued * 1e6 // 1 / 1e3, batched * 1e6 // 1 / 1e3
+            line.streamed_ms = streamed * 1e6 // 1 / 1e3
         if tenant:
             line.tenant = tenant
         if error:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable
-from types import CoroutineType
+import re
+from collections.abc import AsyncGenerator, Awaitable, Generator
+from types import CoroutineType, coroutine
 from typing import Any
 
 from penstock.http.bridge import match
-from penstock.http.departure import Departures
+from penstock.http.departure import Departures, Watched
 from penstock.http.handler import Handler
 from penstock.http.lifespan import Lifespans
 from penstock.http.message import Request, Response
@@ -25,6 +26,8 @@ from penstock.runtime.app import ASGIApp, Receive, Scope, Send
 from penstock.service import runtime_of_loop
 
 log = logging.getLogger("penstock.http")
+
+_pairs = re.compile(rb"([^:]+): (.*)\r\n").findall  # names and values of a head
 
 
 def application(app: App) -> ASGIApp:
@@ -82,12 +85,17 @@ class _Side:
         else:
             answer = handler(Request(method, path, scope.get("query_string", b""), _headers(scope), body))
             if isinstance(answer, CoroutineType):
-                answer = await self.departures.watch(answer, receive)
+                try:
+                    waits_for = answer.send(None)
+                except StopIteration as end:
+                    answer = end.value  # as most are: there is nothing to watch
+                else:
+                    answer = await Watched(self.departures, answer, receive).rest(waits_for)
         if type(answer) is Response:
-            await asyncio.sleep(0)  # what this turn of the loop answers is written in a row: readers wake once, not each
+            await _turn()  # what this turn of the loop answers is written in a row: readers wake once, not each
             await _send(answer, send, method == "HEAD")
         elif answer is not None:
-            await self.departures.watch(answer.run(_Out(send, method == "HEAD")), receive)
+            await Watched(self.departures, answer.run(_Out(send, method == "HEAD")), receive)
 
     async def _start(self) -> Handler:
         loop = asyncio.get_running_loop()
@@ -144,11 +152,17 @@ def _bar(handler: Handler, scope: Scope, path: str) -> Response | None:
 
 
 async def _send(answer: Response, send: Send, bodiless: bool = False) -> None:
-    headers: list[Any] = [line.split(b": ", 1) for line in answer.head.split(b"\r\n")[:-1]]
+    headers: list[Any] = _pairs(answer.head)
     if answer.status != 204:
         headers.append((b"content-length", b"%d" % len(answer.body)))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if bodiless else answer.body})
+
+
+@coroutine
+def _turn() -> Generator[None, None, None]:
+    """`asyncio.sleep(0)`, at half of its price."""
+    yield
 
 
 def _path(scope: Scope) -> str:
@@ -198,8 +212,7 @@ class _Out:
         self.bodiless = bodiless
 
     async def start(self, status: int, head: bytes, data: bytes = b"", *, sized: bool = False) -> None:
-        headers = [line.split(b": ", 1) for line in head.split(b"\r\n")[:-1]]
-        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.start", "status": status, "headers": _pairs(head)})
         if data:
             await self.write(data)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
+from types import coroutine
 from typing import Any
 
 PATIENCE = 0.02  # seconds; a request is watched after one to two of these
@@ -18,7 +19,7 @@ Receive = Callable[[], Awaitable[Any]]
 
 
 class Watched:
-    """The answering of one request, to be awaited; its task is cancelled if the client goes, and the result is None."""
+    """The answering of one request, to be awaited for what it returns. If the client goes it is cancelled, and gives None."""
 
     __slots__ = ("answering", "asking", "departures", "gone", "receive", "seen", "task")
 
@@ -32,6 +33,11 @@ class Watched:
             waits_for = self.answering.send(None)
         except StopIteration as end:
             return end.value
+        return (yield from self.rest(waits_for))
+
+    @coroutine
+    def rest(self, waits_for: Any) -> Generator[Any, Any, Any]:
+        """The answering after its first step, which went as far as to wait for this."""
         self.gone = self.seen = False
         self.asking: asyncio.Task[None] | None = None
         self.task = asyncio.current_task()
@@ -79,10 +85,6 @@ class Departures:
     def __init__(self) -> None:
         self._fresh: dict[Watched, None] = {}
         self._timer: asyncio.TimerHandle | None = None
-
-    def watch(self, answering: Coroutine[Any, Any, Any], receive: Receive) -> Watched:
-        """To be awaited for what `answering` returns, or for None if the client left before."""
-        return Watched(self, answering, receive)
 
     def add(self, watched: Watched) -> None:
         self._fresh[watched] = None

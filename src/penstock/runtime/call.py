@@ -66,7 +66,7 @@ class BoundCall(LazyFuture):
         self.budget = budget
         self.frame = frame
         self.context: Context | None = None
-        self.request = Request(id=id, size=size, tenant=budget.tenant)  # `item` is set at the submit: no cycle before
+        self.request = Request(id, budget.tenant, size)  # `item` is set at the submit: no cycle before
         self.measured: tuple[float, float, float, float] | None = None  # the parts of its time, when it has ended
         self.error: BaseException | None = None  # the end that the scheduler ordered
         self.future: asyncio.Future[Any] | None = None  # of who awaits: the answer, or the order to start
@@ -112,7 +112,7 @@ class BoundCall(LazyFuture):
         self.used = True
         if get_ident() != binding.runtime.thread:
             return asyncio.wrap_future(binding.runtime.hand_over(self)).__await__()
-        return self._run_here() if binding.direct else self._wait_for_answer()
+        return (self._run_here() if binding.direct else self._wait_for_answer()).__await__()
 
     def _again(self) -> Generator[Any, Any, Any]:
         if self.begun:
@@ -157,7 +157,7 @@ class BoundCall(LazyFuture):
     async def _drive(self) -> None:
         """The task of a body that was started, not awaited."""
         try:
-            answer = await _Here(self)
+            answer = await self._run_here()
         except asyncio.CancelledError:
             super().cancel()
         except BaseException as error:
@@ -203,19 +203,19 @@ class BoundCall(LazyFuture):
 
     # On the loop: the body runs in the task that awaits
 
-    def _run_here(self) -> Generator[Any, Any, Any]:
+    async def _run_here(self) -> Any:
         binding, request = self.binding, self.request
         runtime = binding.runtime
         binding.submit(self)
         while True:
             if request.state != RUNNING:
-                yield from self._turn()
+                await self.turn()
             self.runner = runner = asyncio.current_task(runtime.loop)
             cancels = 0 if runner is None else runner.cancelling()
             token = frame_var.set(Frame(self.budget, request, runtime))
             failure: BaseException | None = None
             try:
-                answer = yield from binding.target(*self.args, **self.kwargs).__await__()
+                answer = await binding.target(*self.args, **self.kwargs)
             except BaseException as error:
                 failure = error
             frame_var.reset(token)
@@ -239,14 +239,14 @@ class BoundCall(LazyFuture):
         """Whether only the scheduler's own `cancel()` is behind this CancelledError, as in `asyncio.timeout`."""
         return isinstance(failure, asyncio.CancelledError) and runner.uncancel() <= cancels
 
-    def _turn(self) -> Generator[Any, Any, None]:
+    async def turn(self) -> None:
         """Wait until the scheduler starts this request; it may refuse it instead."""
         if self.error is not None:
             raise self.error
         self.future = self.binding.runtime.loop.create_future()
         self.runner = asyncio.current_task(self.binding.runtime.loop)
         try:
-            yield from self.future.__await__()
+            await self.future
         except BaseException:
             self.binding.abandon(self)
             raise
@@ -262,14 +262,14 @@ class BoundCall(LazyFuture):
             context = self.context = copy_context()
             context.run(frame_var.set, Frame(self.budget, self.request, binding.runtime))
 
-    def _wait_for_answer(self) -> Generator[Any, Any, Any]:
+    async def _wait_for_answer(self) -> Any:
         binding = self.binding
         self._take_context()
         future = self.future = binding.runtime.loop.create_future()
         self.runner = asyncio.current_task(binding.runtime.loop)
         binding.submit(self)
         try:
-            return (yield from future.__await__())
+            return await future
         except asyncio.CancelledError:
             if not self.request.outcome:
                 binding.abandon(self)
@@ -312,18 +312,6 @@ class BoundCall(LazyFuture):
                 self.set_exception(error)
         elif self.runner is not None:
             self.runner.cancel()
-
-
-class _Here:
-    """A call that is marked as used already, to be awaited once more."""
-
-    __slots__ = ("call",)
-
-    def __init__(self, call: BoundCall) -> None:
-        self.call = call
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return self.call._run_here()
 
 
 async def _once(call: BoundCall) -> AsyncIterator[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Hashable
+from collections.abc import Hashable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Self
 
@@ -90,10 +90,10 @@ class SharedCall(BoundCall):
         self.runner.cancel(msg)
         return True
 
-    def _wait_for_answer(self) -> Generator[Any, Any, Any]:
-        return self._run_here()
+    async def _wait_for_answer(self) -> Any:
+        return await self._run_here()
 
-    def _run_here(self) -> Generator[Any, Any, Any]:
+    async def _run_here(self) -> Any:
         if self.error is not None:
             raise self.error
         binding, request = self.binding, self.request
@@ -101,7 +101,7 @@ class SharedCall(BoundCall):
         assert sharing is not None
         key = sharing.key(self)
         if key is None or binding.station.draining:
-            return (yield from self._alone())
+            return await (super()._run_here() if binding.direct else super()._wait_for_answer())
         now = request.arrival = request.submitted = runtime.clock()
         if not request.id:
             request.id = runtime.next_id()
@@ -113,12 +113,9 @@ class SharedCall(BoundCall):
         flight = sharing.flights.get(key)
         if flight is None or not flight.takes(self):
             flight = Flight(sharing, key, self)
-        return (yield from self._wait(flight))
+        return await self._wait(flight)
 
-    def _alone(self) -> Generator[Any, Any, Any]:
-        return super()._run_here() if self.binding.direct else super()._wait_for_answer()
-
-    def _wait(self, flight: Flight) -> Generator[Any, Any, Any]:
+    async def _wait(self, flight: Flight) -> Any:
         runtime = self.binding.runtime
         self.future = runtime.loop.create_future()
         self.runner = asyncio.current_task(runtime.loop)
@@ -126,7 +123,7 @@ class SharedCall(BoundCall):
         self.request.state = QUEUED
         try:
             flight.join(self)
-            return (yield from self.future.__await__())
+            return await self.future
         except asyncio.CancelledError:
             flight.leave(self, "cancelled")
             raise

@@ -52,7 +52,7 @@ async def _pull(call: BoundCall) -> AsyncGenerator[Any, None]:
     binding, request = call.binding, call.request
     binding.submit(call)
     if request.state != RUNNING:
-        await _Turn(call)
+        await call.turn()
     frame = Frame(call.budget, request, binding.runtime)
     scheduler, clock = binding.scheduler, binding.runtime.clock
     failure: BaseException | None = None
@@ -97,14 +97,6 @@ async def _pull(call: BoundCall) -> AsyncGenerator[Any, None]:
         raise call.error
     if failure is not None and not isinstance(failure, GeneratorExit):
         raise failure
-
-
-class _Turn:
-    def __init__(self, call: BoundCall) -> None:
-        self.call = call
-
-    def __await__(self) -> Any:
-        return self.call._turn()
 
 
 class Inbox:

@@ -95,7 +95,7 @@ class Tokens:
         if at > now:
             rate = account.policy.per_second
             raise RateLimited(f"tenant {tenant!r} may make {rate:g} calls a second", retry_after=at - now)
-        account.started(0, now)
+        account.started(now)
 
     def refresh(self, now: float) -> None:
         """Read the file again if it has changed. One that cannot be read is reported, and the last one stays in force."""

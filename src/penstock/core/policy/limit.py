@@ -27,10 +27,6 @@ class LimitState(Protocol):
         """When one more may start: `now` if it may already, infinity if only an end can make room."""
         ...
 
-    def started(self, in_flight: int, now: float) -> None: ...
-
-    def ended(self, missed: bool, now: float) -> None: ...
-
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
@@ -56,12 +52,6 @@ class FixedState:
 
     def ready_at(self, in_flight: int, now: float) -> float:
         return now if in_flight < self.n else math.inf
-
-    def started(self, in_flight: int, now: float) -> None:
-        pass
-
-    def ended(self, missed: bool, now: float) -> None:
-        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +95,10 @@ class AIMDState:
     def ready_at(self, in_flight: int, now: float) -> float:
         return now if in_flight < self.n else math.inf
 
-    def started(self, in_flight: int, now: float) -> None:
+    def ended(self, in_flight: int, missed: bool, now: float) -> None:
+        """One of `in_flight` has ended. Between two ends the number only grows, so its peaks are seen here."""
         if in_flight > self.peak:
             self.peak = in_flight
-
-    def ended(self, missed: bool, now: float) -> None:
         self.ends += 1
         self.misses += missed
         if now - self.opened >= self.policy.window:
@@ -169,12 +158,9 @@ class RateState:
         conforms = self.tat - (self.policy.burst - 1) * self.interval
         return max(now, conforms, self.last + self.policy.min_gap)
 
-    def started(self, in_flight: int, now: float) -> None:
+    def started(self, now: float) -> None:
         self.tat = max(now, self.tat) + self.interval
         self.last = now
-
-    def ended(self, missed: bool, now: float) -> None:
-        pass
 
 
 Limit = Fixed | AIMD | Rate
