@@ -452,3 +452,20 @@ def test_no_cycles_are_left(go: Go) -> None:
                 gc.enable()
 
     go(main())
+
+
+def test_connections_that_wait_are_accepted_many_a_turn(go: Go) -> None:
+    """A loop that is busy turns slowly: whoever connects must not wait for a turn of their own."""
+
+    async def main() -> None:
+        async with standing() as stand:
+            socks = [socket.create_connection(("127.0.0.1", stand.server.port)) for _ in range(96)]  # the kernel's backlog
+            turns = 0
+            while len(stand.server.connections) < 96:
+                await asyncio.sleep(0)
+                turns += 1
+                assert turns < 48
+            for sock in socks:
+                sock.close()
+
+    go(main())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-_A_TURN = 32  # starts, of some 50 us each
+_A_TURN = 16  # starts, of some 50 us each
 
 
 class Pacer:
