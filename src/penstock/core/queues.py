@@ -42,8 +42,7 @@ class SortedQueue:
         self.head = 0
 
     def push(self, request: Request, now: float) -> None:
-        key = self.key(request)
-        request.rank = (key, request.seq)
+        key = request.rank = self.key(request)
         self._insert((key, request.seq, request))
 
     def _insert(self, entry: tuple[float, int, Request]) -> None:
@@ -57,7 +56,7 @@ class SortedQueue:
         return bisect_left(self.items, rank, lo=self.head)
 
     def remove(self, request: Request) -> None:
-        index = self._index(request.rank)
+        index = self._index((request.rank, request.seq))
         if self.items[index][2] is not request:
             raise KeyError(request)
         del self.items[index]
@@ -88,7 +87,7 @@ class SortedQueue:
             self.head = 0
 
     def unpop(self, request: Request) -> None:
-        self._insert((*request.rank, request))
+        self._insert((request.rank, request.seq, request))
 
     def ahead(self, request: Request) -> int:
         return self._index((self.key(request), request.seq)) - self.head

@@ -96,7 +96,7 @@ class Request:
         self.submitted = self.queued = self.released = self.started = self.ended = 0.0
         self.progress = 0.0  # infinity while a reader, not the body, is what a stream waits for
         self.seq = self.band = 0
-        self.rank: tuple[float, int] = (0.0, 0)
+        self.rank = 0.0  # what its queue sorts it by, before `seq`
 
     def __repr__(self) -> str:
         return f"<Request {self.id or self.seq} {STATE_NAMES[self.state]}>"

@@ -34,6 +34,7 @@ from penstock.runtime.sizes import Profile, Sizes, sizes
 from penstock.runtime.watch import Watch
 from penstock.service import Service, register, unregister
 
+_NO_KWARGS: dict[str, Any] = {}  # one for all calls without any; never changed
 _TICK = 0.001  # seconds; timers are not armed closer than this
 _HEX = [f"{n:02x}" for n in range(256)]
 
@@ -216,7 +217,7 @@ class Runtime:
             budget = tighten(frame, within, self.clock() if within is not None or frame is not None else 0.0)
         elif within is not None:
             budget = tighten(Frame(budget), within, self.clock())
-        return binding.call(binding, args, kwargs, budget, frame, id, size)
+        return binding.call(binding, args, kwargs or _NO_KWARGS, budget, frame, id, size)
 
     def submit(
         self, service: Service[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
