@@ -6,7 +6,8 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.policy.admit import Latest, Queue
@@ -71,6 +72,17 @@ def _stepping(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: 
         streams=slots.stream,
         steps=True,
     )
+
+
+def elsewhere(body: Body) -> Body:
+    """The body of a service that runs on other servers: its signature is all that is used of it."""
+    if body.is_class or body.steps:
+        raise ConfigError(f"{body.name}: with on=ps.Remote(...) a service is declared by a function; write `...` as its body")
+    returns = typing.get_origin(_hints(body.target).get("return"))
+    return replace(body, is_async=False, streams=body.streams or returns in _STREAMS)
+
+
+_STREAMS = (AsyncIterator, AsyncGenerator, AsyncIterable, Iterator, Generator)
 
 
 def _title(target: Any) -> str:
@@ -168,6 +180,8 @@ def validate(body: Body, options: ServiceOptions) -> None:
     name, on = body.name, options.on
     if body.batched and body.streams:
         raise ConfigError(f"{name}: a batched body cannot be a generator; return one list")
+    if options.route is not None and (on is None or isinstance(on, Inline)) and not body.batched and not body.is_class:
+        raise ConfigError(f"{name}: route= chooses between replicas, and this service has none that differ")
     if isinstance(on, Thread) and body.is_async:
         raise ConfigError(f"{name} is async and runs on the loop: use on=ps.Inline(), or on=ps.Process()")
     if isinstance(on, Inline) and not body.is_async:

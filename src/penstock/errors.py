@@ -168,6 +168,12 @@ class WorkerLost(ServiceError):
     status, title = 503, "Worker lost"
 
 
+class RemoteFailed(ServiceError):
+    """A remote server could not be reached, broke off, failed, or answered with what cannot be used."""
+
+    status, title = 502, "Remote failed"
+
+
 class BadResult(ServiceError):
     """The body returned what cannot be used: a wrong number of results, or a value that cannot be encoded."""
 

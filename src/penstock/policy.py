@@ -2,19 +2,23 @@
 
 from penstock.core.policy.admit import Latest, Queue
 from penstock.core.policy.batch import Batch
+from penstock.core.policy.breaker import Breaker
 from penstock.core.policy.cache import Cache
 from penstock.core.policy.limit import AIMD, Fixed, Rate
 from penstock.core.policy.order import EarliestDeadline, FairShare, Fifo, Priority
 from penstock.core.policy.retry import Retry
+from penstock.core.policy.route import LeastConnections, LeastCost, RoundRobin, Sticky, TwoChoices, Weighted
 from penstock.core.policy.slots import Slots
 from penstock.core.pool import Pool
 from penstock.executors.base import Inline, Process, Thread
 from penstock.executors.child.end import END
+from penstock.executors.remote_place import Remote
 
 __all__ = [
     "AIMD",
     "END",
     "Batch",
+    "Breaker",
     "Cache",
     "EarliestDeadline",
     "FairShare",
@@ -22,12 +26,19 @@ __all__ = [
     "Fixed",
     "Inline",
     "Latest",
+    "LeastConnections",
+    "LeastCost",
     "Pool",
     "Priority",
     "Process",
     "Queue",
     "Rate",
+    "Remote",
     "Retry",
+    "RoundRobin",
     "Slots",
+    "Sticky",
     "Thread",
+    "TwoChoices",
+    "Weighted",
 ]

@@ -23,11 +23,13 @@ from penstock.core.policy.cache import Cache
 from penstock.core.policy.limit import Limit
 from penstock.core.policy.order import Order
 from penstock.core.policy.retry import Retry
+from penstock.core.policy.route import Route
 from penstock.core.policy.slots import Slots
 from penstock.core.pool import Pool
-from penstock.declare import caller_signature, describe, validate
+from penstock.declare import caller_signature, describe, elsewhere, validate
 from penstock.errors import ConfigError
 from penstock.executors.base import Body, Place
+from penstock.executors.remote_place import Remote
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -96,6 +98,7 @@ class ServiceOptions:
     order: Order | None = None
     limit: tuple[Limit, ...] | None = None
     retry: Retry | None = None
+    route: Route | None = None
     on: Place | None = None
     needs: Mapping[Pool, float] | None = None
     within: float | None = None
@@ -170,6 +173,7 @@ def service(  # type: ignore[misc]
     order: Order | None = None,
     limit: Limit | tuple[Limit, ...] | None = None,
     retry: Retry | None = None,
+    route: Route | None = None,
     on: Place | None = None,
     needs: Mapping[Pool, float] | None = None,
     within: float | None = None,
@@ -188,8 +192,8 @@ def service(  # type: ignore[misc]
     bounds every call (seconds), `start_timeout` the wait in the queue, `progress_timeout` the time without an answer
     or a next item, never the length of a stream. `safe=True` declares that a call may be run twice (retries, HTTP
     GET), `safe=False` that a batch may not, even when its process died. `needs` takes amounts of shared pools while a
-    call runs. `size` gives the bytes that a queued call's input holds. `cache` lets equal calls share answers. Raises
-    ConfigError for what contradicts itself.
+    call runs. `size` gives the bytes that a queued call's input holds. `cache` lets equal calls share answers. `route`
+    chooses between replicas (`penstock.policy.Sticky` and others). Raises ConfigError for what contradicts itself.
     """
     options = ServiceOptions(
         batch=batch if isinstance(batch, Batch) else None,
@@ -198,6 +202,7 @@ def service(  # type: ignore[misc]
         order=order,
         limit=limit if limit is None or isinstance(limit, tuple) else (limit,),
         retry=retry,
+        route=route,
         on=on,
         needs=needs,
         within=within,
@@ -219,6 +224,8 @@ def _make(target: Any, /, *args: Any, name: str | None, options: ServiceOptions)
     if isinstance(target, Service):
         raise ConfigError(f"{target.name} is a service already")
     body = describe(target, args, name, options.batch is not None, options.slots)
+    if isinstance(options.on, Remote):
+        body = elsewhere(body)
     validate(body, options)
     return Service(body, options)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from penstock.core import admission, dispatch, pool, queues, scheduler, station, timeouts
+from penstock.core import admission, dispatch, pool, queues, router, scheduler, station, timeouts
 from penstock.core.policy import batch, limit, retry
 from penstock.executors import inline
 from penstock.runtime import binding, call, compose, driver, stream
@@ -72,6 +72,9 @@ MUTATIONS = {
     "a dead replica that is free": (dispatch, "give", "elif replica.up:", "else:"),
     "a circle of waiting": (pool.LockOrder, "cycle", "return [source, *chain]", "continue"),
     "a rate that is not kept": (limit.RateState, "started", "max(now, self.tat) + self.interval", "now"),
+    "a host whose work stays counted": (router.Router, "stopped", "host.running -= 1", "pass"),
+    "a host that is counted as down": (router.Router, "came_up", "host.up += 1", "pass"),
+    "a slot of another host": (router.Router, "pick", "next(reversed(host.free))", "0"),
     "a popped request that stays": (queues.SortedQueue, "pop", "self.head += 1", "pass"),
 }
 

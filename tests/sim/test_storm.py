@@ -27,6 +27,8 @@ REACHED = [
     *("released: size", "released: cost", "released: wait", "released: deadline", "released: drain", "released: learned"),
     *("released: alone", "QueueFull", "TooLarge", "DeadlineExceeded", "DeadlineInfeasible", "StartTimeout"),
     *("ProgressTimeout", "Superseded", "Overloaded", "DeadlockRefused", "ShuttingDown"),
+    *("a host is lost", "a host warms up", "route: LeastCost", "route: LeastConnections", "route: RoundRobin"),
+    *("route: Weighted", "route: TwoChoices", "route: Sticky"),
     *("given up", "revoked", "Refused", "ServiceError", *(f"{STATE_NAMES[a]} -> {STATE_NAMES[b]}" for a, b in sorted(MOVES))),
 ]
 

@@ -9,16 +9,20 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Mapping, Sequence
 
-from penstock import App
+from penstock import App, Remote, Runtime
 from penstock.cli import CommandFailed
 from penstock.cli.load import load_app
+from penstock.executors.remote import RemoteState
 from penstock.http.gate import public
+from penstock.http.remotes import states
 from penstock.http.serve import Observer, serve
 from penstock.http.server import CannotListen, Server
 from penstock.runtime.sizes import sizes
 from penstock.runtime.timeline import Timeline
 from penstock.runtime.tokens import Tokens
+from penstock.service import runtime_of_loop
 
 NAME = "serve"
 HELP = "serve an app over HTTP"
@@ -70,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
 
     def announce(server: Server) -> None:
         url = f"http://{_shown(options.host)}:{server.port}" if server.port else f"unix:{options.uds}"
-        print(report(app, url, time.monotonic() - began), file=sys.stderr, flush=True)
+        print(report(app, url, time.monotonic() - began, _remotes()), file=sys.stderr, flush=True)
         if options.uds and server.port:
             print(f"  also on the unix socket {options.uds}", file=sys.stderr, flush=True)
 
@@ -142,7 +146,16 @@ def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def report(app: App, url: str, seconds: float) -> str:
+def _remotes() -> dict[str, list[RemoteState]]:
+    """The remotes of each service, as the runtime of this loop has found them."""
+    runtime = runtime_of_loop()
+    found: dict[str, list[RemoteState]] = {}
+    for name, state in states(runtime.bindings.values() if isinstance(runtime, Runtime) else ()):
+        found.setdefault(name, []).append(state)
+    return found
+
+
+def report(app: App, url: str, seconds: float, remotes: Mapping[str, Sequence[RemoteState]] | None = None) -> str:
     """What runs, and where to ask it."""
     defaults = sizes(app.profile)
     lines = [f"{app.name} is up at {url} (started in {seconds:.1f} s)"]
@@ -153,6 +166,8 @@ def report(app: App, url: str, seconds: float) -> str:
         if replicas is None:
             replicas = 1 if service.body.is_class or service.batched or place == "Inline" else defaults.threads
         facts = [place.lower() if place == "Inline" else f"{place.lower()} x{replicas}"]
+        if isinstance(o.on, Remote):
+            facts = [f"remote x{len(o.on.urls)} with {o.on.connections} connections each"]
         if o.batch is not None:
             facts.append(f"batches of {o.batch.max_size} within {o.batch.max_wait * 1e3:g} ms")
         facts += [str(limit) for limit in o.limit or ()]
@@ -160,6 +175,8 @@ def report(app: App, url: str, seconds: float) -> str:
         if service.streams:
             facts.append("streams")
         lines.append(f"  POST {url}/{name}  {', '.join(facts)}")
+        for remote in (remotes or {}).get(name, ()):
+            lines.append(f"       at {remote.url}  {remote.state}{f': {remote.why}' if remote.why else ''}")
     lines.append(f"  GET  {url}/healthz /readyz /metrics /status /openapi.json")
     if app.tokens is not None:
         lines.append(f"  callers need a token of {app.tokens.path}")

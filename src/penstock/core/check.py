@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from penstock.core.request import ABANDONED, ENDED, QUEUED, RUNNING, STAGED
+from penstock.core.router import Router
 from penstock.core.scheduler import Scheduler
 from penstock.core.station import Station
 
@@ -16,6 +17,8 @@ def check(scheduler: Scheduler, now: float) -> None:
     for station in scheduler.stations.values():
         _counts(station)
         _slots(station)
+        if station.router is not None:
+            _hosts(station, station.router)
         if scheduler.wake_at > now:  # else a tick is due at this very instant
             _conserves_work(station, now)
         for work in station.running:
@@ -81,6 +84,18 @@ def _slots(station: Station) -> None:
             assert len(work.requests) <= station.batch.max_size, f"{work!r} is too large"
             assert work.cost <= station.batch.max_cost * (1 + 1e-9), f"{work!r} costs {work.cost}"
             assert len({request.key for request in work.requests}) == 1, f"{work!r} mixes keys"
+
+
+def _hosts(station: Station, router: Router) -> None:
+    """What a route looks at is what there is."""
+    size = router.slots
+    assert router.count == sum(len(host.free) for host in router.hosts)
+    for host in router.hosts:
+        works = [work for work in station.running if work.replica // size == host.index]
+        assert host.running == len(works) <= size, f"{station.name}: {host!r} runs {len(works)}"
+        assert math.isclose(host.cost, sum(work.cost for work in works), abs_tol=1e-6), f"{station.name}: {host!r}: {works}"
+        slots = station.replicas[host.index * size : (host.index + 1) * size]
+        assert host.up == sum(replica.up for replica in slots), f"{station.name}: {host!r} has {host.up} slots up"
 
 
 def _conserves_work(station: Station, now: float) -> None:

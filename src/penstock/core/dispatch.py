@@ -46,7 +46,8 @@ def dispatch(s: Scheduler, station: Station, now: float, most: float = math.inf)
                     pool.waiters[station] = None
             break
         requests, reason, cost = _form(s, station, now, reason)
-        replica = -1 if station.direct else station.free[-1]
+        router = station.router
+        replica = -1 if station.direct else station.free[-1] if router is None else router.pick(requests[0], now, s.random)
         start(s, Work(station, replica, requests, reason, cost), now)
         started += 1
     if station.stageable and station.waiting and station.batch is not None:
@@ -151,6 +152,8 @@ def start(s: Scheduler, work: Work, now: float) -> None:
         replica = station.replicas[work.replica]
         replica.work = work
         freed = replica.freed
+        if station.router is not None:
+            station.router.started(work)
     take(s, work, now, freed)
     s.out.append(Start(work))
 
@@ -190,6 +193,8 @@ def give(work: Work, now: float) -> tuple[tuple[PoolState, float], ...]:
         replica = station.replicas[work.replica]
         replica.work = None
         replica.freed = now
+        if station.router is not None:
+            station.router.stopped(work)
         if replica.staged is not None:
             station.coming += 1
         elif replica.up:

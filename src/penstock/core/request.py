@@ -27,12 +27,14 @@ class Request:
     """One call of a service, as the scheduler sees it. Times are seconds of the runtime's monotonic clock."""
 
     __slots__ = (
+        "affinity",  # what a sticky route keeps together; set where the route is sticky
         "arrival",
         "attempts",
         "band",
         "cost",
         "deadline",
         "ended",
+        "failed_on",  # the replica of the last attempt; set with a retry
         "first",
         "held",
         "id",
@@ -57,6 +59,9 @@ class Request:
         "value",
         "work",
     )
+
+    affinity: Any
+    failed_on: int
 
     def __init__(
         self,

@@ -64,6 +64,8 @@ class Scheduler:
         if not replica.up:
             replica.up = True
             replica.freed = now
+            if station.router is not None:
+                station.router.came_up(index, now)
             if replica.work is None and replica.staged is None:
                 station.free.append(index)
         dispatch(self, station, now)
@@ -72,6 +74,8 @@ class Scheduler:
     def replica_down(self, station: Station, index: int, now: float) -> Sequence[Command]:
         """A replica died; what it ran is reported through `finish`, what was staged there through `revoked`."""
         replica = station.replicas[index]
+        if station.router is not None and replica.up:
+            station.router.went_down(index)
         replica.up = False
         if index in station.free:
             station.free.remove(index)
@@ -150,7 +154,8 @@ class Scheduler:
         if station.direct:
             take(self, Work(station, -1, [request], "alone", request.cost), now, now)
         else:
-            start(self, Work(station, station.free[-1], [request], "alone", request.cost), now)
+            replica = station.free[-1] if station.router is None else station.router.pick(request, now, self.random)
+            start(self, Work(station, replica, [request], "alone", request.cost), now)
         return True
 
     def _date(self, request: Request, deadline: float) -> None:
@@ -183,6 +188,8 @@ class Scheduler:
         work.staged = False
         station.set_apart(work.requests, -1)
         station.staged -= 1
+        if station.router is not None:
+            station.router.started(work)
         take(self, work, now, replica.freed)
         if work.live == 0:
             self.out.append(Stop(work))
@@ -234,6 +241,7 @@ class Scheduler:
             error = errors[index] if errors is not None else None
             if request.state == RUNNING:
                 if error is not None and self._retries(station, request, error, now):
+                    request.failed_on = work.replica
                     continue
                 missed = missed or (request.deadline is not None and now > request.deadline)
                 self.end(request, "ok" if error is None else "failed", now)

@@ -14,8 +14,10 @@ from penstock.core.policy.batch import Batch, Pricing
 from penstock.core.policy.limit import AIMD, AIMDState, Limit, RateState
 from penstock.core.policy.order import Order, Priority
 from penstock.core.policy.retry import Retry, RetryBudget
+from penstock.core.policy.route import Route
 from penstock.core.pool import PoolState
 from penstock.core.request import Request, Work
+from penstock.core.router import router_of
 from penstock.errors import ConfigError
 
 
@@ -34,6 +36,9 @@ class StationOptions:
     safe: bool = False
     streams: bool = False
     stage: bool = False  # the executor can hold one full batch ready behind the running one
+    route: Route | None = None
+    hosts: tuple[str, ...] = ()  # processes or servers that have several replicas each, in order
+    slow_start: float = 0.0
     start_timeout: float = 60.0
     progress_timeout: float = 60.0
 
@@ -84,7 +89,9 @@ class Station:
         self.rates = tuple(state for state in self.limits if isinstance(state, RateState))  # these hear of starts
         self.adaptive = tuple(state for state in self.limits if isinstance(state, AIMDState))  # and these of ends
         self.replicas = [Replica(index) for index in range(options.replicas or 0)]
-        self.free: list[int] = []  # replicas that are up and idle; the last one is the warmest
+        self.router = router_of(options)
+        # Replicas that are up and idle; the last one is the warmest.
+        self.free: list[int] = [] if self.router is None else self.router  # type: ignore[assignment]
         self.queue = options.order.queue()
         self.waiting: dict[Request, None] = {}
         self.running: dict[Work, None] = {}
@@ -115,7 +122,7 @@ class Station:
         self.stageable = options.stage and not self.needs and not self.rates
         self.groups = (
             self.batch is None and not self.direct and not self.needs and not options.streams
-            and not self.rates
+            and not self.rates and self.router is None
         )  # fmt: skip
         hard = any(state.hard for state in self.limits)
         self.nodes = (

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from penstock.errors import ConfigError
+from penstock.executors.remote_place import Remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class Process:
             raise ConfigError("Process(warmup=...): a tuple, the arguments of one example call")
 
 
-Place = Inline | Thread | Process
+Place = Inline | Thread | Process | Remote
 
 
 def _at_least_one(what: str, n: int) -> None:

@@ -95,6 +95,8 @@ class Endpoint:
             return self._refuse(error, request)
         call = runtime.call(self.service, (), kwargs, budget, size=len(request.body), id=identity)
         trace = trace_line(headers) if b"traceparent" in headers else b""
+        if trace:
+            call.trace = trace  # what calls of other servers, made for this one, go on with
         if trace and self.handler.traces is not None:
             self.handler.traces.add(call.id, headers[b"traceparent"], trace)
         if kind is SSE or kind is NDJSON:

@@ -11,6 +11,7 @@ from operator import add
 import psutil
 
 from penstock.core.snapshot import StationSnapshot
+from penstock.http import remotes
 from penstock.http.status import Recent
 from penstock.runtime import Runtime
 from penstock.runtime.log import Entry
@@ -164,6 +165,7 @@ class Metrics:
         name = family("cached_calls_total", "counter", "Calls answered from a cache (hit), or by another's work (shared).")
         lines += [f'{name}{{service="{s}",how="{h}"}} {n}' for s, m in kept for h, n in m.cached.items()]
         self._stations(lines, family)
+        self._remotes(lines, family)
         self._process(lines, family)
         return ("\n".join(lines) + "\n").encode()
 
@@ -179,6 +181,12 @@ class Metrics:
         for label, text, read in gauges:
             name = family(label, "gauge", text)
             lines += [f'{name}{{service="{s.name}"}} {_number(read(s))}' for s in now]
+
+    def _remotes(self, lines: list[str], family: Callable[[str, str, str], str]) -> None:
+        stations = self.runtime.scheduler.stations.values()
+        name = family("retries_total", "counter", "Calls that were run again.")
+        lines += [f'{name}{{service="{s.name}"}} {s.retry.spent}' for s in stations if s.retry is not None]
+        remotes.render(self.runtime.bindings.values(), lines, family)
 
     def _process(self, lines: list[str], family: Callable[[str, str, str], str]) -> None:
         watch = self.runtime.watch

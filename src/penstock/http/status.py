@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import psutil
 
+from penstock.executors.remote import RemoteExecutor
 from penstock.runtime.sizes import usable_cores
 
 if TYPE_CHECKING:
@@ -51,12 +52,24 @@ class Recent:
 
 
 class ReplicaStatus(msgspec.Struct):
-    """`busy_seconds` is the time in which it has run calls, the running one included."""
+    """`busy_seconds` is the time in which it has run calls, the running ones included; of several slots, their mean.
+
+    `name` and `state` are a remote's: its URL, and serving, tried, ejected or unhealthy, with `why`. `calls` counts its
+    ends; `median` is that of its latest calls in seconds, 0 while too few are known.
+    """
 
     up: bool
     busy: bool
     busy_seconds: float
     device: str = ""
+    slots: int = 1
+    running: int = 0
+    name: str = ""
+    state: str = ""
+    why: str = ""
+    median: float = 0.0
+    ejections: int = 0
+    calls: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class ServiceStatus(msgspec.Struct):
@@ -78,6 +91,7 @@ class ServiceStatus(msgspec.Struct):
     started_calls: float
     released: dict[str, float]
     cached: dict[str, int]
+    retries: int = 0
     p50: float | None = None
     p99: float | None = None
 
@@ -152,6 +166,7 @@ def _service(binding: Binding, sums: Sums | None, now: float) -> ServiceStatus:
         started_calls=0.0 if sums is None else sums.sizes.total,
         released={} if sums is None else sums.released,
         cached={} if sums is None else sums.cached,
+        retries=binding.station.retry.spent if binding.station.retry is not None else 0,
     )
     quantiles = sums.recent.quantiles(now, 0.5, 0.99) if sums is not None else []
     if quantiles:
@@ -161,11 +176,18 @@ def _service(binding: Binding, sums: Sums | None, now: float) -> ServiceStatus:
 
 def _replicas(binding: Binding, sums: Sums | None, now: float) -> list[ReplicaStatus]:
     devices = getattr(binding.place, "device", None) or ("",)
+    replicas, router = binding.station.replicas, binding.station.router
+    size = 1 if router is None else router.slots
     found = []
-    for replica in binding.station.replicas:
-        seconds = 0.0 if sums is None else sums.busy.get(replica.index, 0.0)
-        if replica.work is not None:
-            seconds += now - replica.work.started
-        device = devices[replica.index % len(devices)]
-        found.append(ReplicaStatus(replica.up, replica.work is not None, seconds, device))
+    for start in range(0, len(replicas), size):
+        slots = replicas[start : start + size]
+        seconds = sum(sums.busy.get(slot.index, 0.0) for slot in slots) if sums is not None else 0.0
+        running = [slot.work for slot in slots if slot.work is not None]
+        seconds += sum(now - work.started for work in running)
+        up, device = any(slot.up for slot in slots), devices[start // size % len(devices)]
+        found.append(ReplicaStatus(up, bool(running), seconds / size, device, size, len(running)))
+    if isinstance(binding.executor, RemoteExecutor):
+        for status, remote in zip(found, binding.executor.states(), strict=True):
+            status.name, status.state, status.why = remote.url, remote.state, remote.why
+            status.median, status.ejections, status.calls = remote.median, remote.ejections, remote.calls
     return found

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.policy.admit import Latest
+from penstock.core.policy.route import Sticky
 from penstock.core.request import BACKOFF, ENDED, RUNNING, Request, Work
 from penstock.core.station import Station
 from penstock.errors import WorkerLost
@@ -44,6 +45,8 @@ class Binding:
         self.starting: asyncio.Task[None] | None = None
         options = service.options
         self.latest = next((policy for policy in options.admit if isinstance(policy, Latest)), None)
+        self.sticky = options.route if isinstance(options.route, Sticky) else None
+        self.keyed = self.latest is not None or self.sticky is not None
         self.batch = options.batch
         self.size = options.size
         self.within = options.within
@@ -102,8 +105,8 @@ class Binding:
             request.id = runtime.next_id()
         if self.batch is not None:
             self._price(call, request)
-        if self.latest is not None:
-            request.latest = self.latest.of(call.args, call.kwargs, budget.tenant)
+        if self.keyed:
+            self._key(call, request)
         if self.size is not None:
             request.size = self.size(*call.args, **call.kwargs)
         elif not request.size and not self.direct:
@@ -120,6 +123,12 @@ class Binding:
         request.held = parent.held
         if parent.station is not None and parent.station.nodes:
             request.held = tuple(dict.fromkeys((*parent.held, *parent.station.nodes)))
+
+    def _key(self, call: BoundCall, request: Request) -> None:
+        if self.latest is not None:
+            request.latest = self.latest.of(call.args, call.kwargs, request.tenant)
+        if self.sticky is not None:
+            request.affinity = self.sticky.of(call.args, call.kwargs, request.tenant)
 
     def _price(self, call: BoundCall, request: Request) -> None:
         assert self.batch is not None
@@ -254,7 +263,7 @@ class Binding:
         self.runtime.arm()
 
     def replica_down(self, replica: int, error: BaseException, others: Sequence[int] = ()) -> None:
-        self.runtime.restarts += 1
+        self.runtime.restarts += getattr(error, "restarts", 1)
         now = self.runtime.clock()
         for index in (replica, *others):
             self.runtime.apply(self.scheduler.replica_down(self.station, index, now))

@@ -8,15 +8,21 @@ from typing import TYPE_CHECKING, Any
 from penstock.core.policy.admit import Queue
 from penstock.core.policy.limit import AIMD
 from penstock.core.policy.order import FairShare, Order, Priority
+from penstock.core.policy.retry import Retry
 from penstock.core.station import StationOptions
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, Refused, ServiceError
 from penstock.executors.base import Executor, Inline, Place, Process, Thread
+from penstock.executors.remote_place import Remote
 from penstock.runtime.sizes import Sizes, usable_cores
 from penstock.service import Service
 
 if TYPE_CHECKING:
     from penstock.runtime.binding import Binding
     from penstock.runtime.driver import Runtime
+
+
+# Of remotes: what one could not do, or refused to, another may.
+_ELSEWHERE = Retry(attempts=3, base=0.005, cap=0.1, budget=0.1, reserve=20.0, on=(ServiceError, Refused))
 
 
 def station_options(service: Service[..., Any], runtime: Runtime, defaults: Sizes) -> tuple[StationOptions, Place]:
@@ -29,7 +35,11 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
         replicas = place.replicas or (1 if body.is_class or body.batched else defaults.threads)
     else:
         replicas = place.replicas
-    if options.slots is not None and replicas is not None:
+    hosts: tuple[str, ...] = ()
+    if isinstance(place, Remote):
+        hosts = tuple(place.urls)
+    elif options.slots is not None and replicas is not None:
+        hosts = tuple(map(str, range(replicas))) if replicas > 1 or options.route is not None else ()
         replicas *= options.slots.size
     queue = next((policy for policy in options.admit if isinstance(policy, Queue)), None)
     if queue is None:
@@ -43,11 +53,14 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
             order=_weighted(options.order or Priority(), runtime.weights),
             limits=(AIMD(),) if options.limit is None else options.limit,
             batch=options.batch,
-            retry=options.retry,
+            retry=_ELSEWHERE if options.retry is None and options.safe and isinstance(place, Remote) else options.retry,
             needs=needs,
             safe=bool(options.safe),
             streams=body.streams or body.steps,
-            stage=body.batched and not isinstance(place, Inline),
+            stage=body.batched and not isinstance(place, Inline | Remote),
+            route=options.route,
+            hosts=hosts,
+            slow_start=place.slow_start if isinstance(place, Remote) else 0.0,
             start_timeout=options.start_timeout or defaults.start_timeout,
             progress_timeout=options.progress_timeout or defaults.progress_timeout,
         ),
@@ -94,6 +107,13 @@ def make_executor(binding: Binding) -> Executor:
 
         limit, safe, threads = binding.station.progress_timeout, service.options.safe, _threads(place)
         return ProcessExecutor(service.body, binding, loop, place, threads, buffer=buffer, progress_timeout=limit, safe=safe)
+    if isinstance(place, Remote):
+        from penstock.executors.remote import RemoteExecutor
+
+        signature, clock = service.signature, binding.runtime.clock
+        return RemoteExecutor(
+            service.body, binding, loop, place, signature, clock, buffer=buffer, safe=bool(service.options.safe)
+        )
     raise ConfigError(f"{service.name}: on={place!r} is not a place to run")
 
 

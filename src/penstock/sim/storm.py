@@ -33,7 +33,7 @@ class Storm:
     def __init__(self, seed: int, requests: int = REQUESTS, verbose: bool = False) -> None:
         self.random = Random(seed)
         self.scheduler = Scheduler(Random(seed + 1))
-        self.stations = world.stations(self.random, self.scheduler)
+        self.stations = world.stations(self.random, self.scheduler, Random(seed + 2))
         self.total = requests
         self.verbose = verbose
         self.now = 0.0
@@ -134,17 +134,30 @@ class Storm:
     def do_fault(self, _: None) -> None:
         station = self.random.choice([s for s in self.stations if s.replicas])
         index = self.random.randrange(len(station.replicas))
-        self.crash(station, index)
+        indices = self.together(station, index)
+        for each in indices:
+            self.seen["crash"] += 1
+            self.apply(self.scheduler.replica_down(station, each, self.now), f"crash {station.name}[{each}]")
+        for each in indices:
+            self.lose(station, each)
         if not any(replica.up for replica in station.replicas) and self.random.random() < 0.5:
             self.seen["given up"] += 1
             self.apply(self.scheduler.give_up(station, WorkerLost("for good"), self.now), f"give up {station.name}")
-        self.at(self.now + self.random.uniform(0.0, 0.5), "restart", (station, index))
+        at = self.now + self.random.uniform(0.0, 0.5)
+        for each in indices:
+            self.at(at, "restart", (station, each))
 
-    def crash(self, station: Station, index: int) -> None:
-        """A replica dies: what ran there is lost, what was staged there comes back."""
-        self.seen["crash"] += 1
+    def together(self, station: Station, index: int) -> list[int]:
+        """The replicas that die with this one: all slots of its host."""
+        if station.router is None:
+            return [index]
+        size = station.router.slots
+        self.seen["a host is lost"] += 1
+        return list(range(index - index % size, index - index % size + size))
+
+    def lose(self, station: Station, index: int) -> None:
+        """A replica died: what ran there is lost, what was staged there comes back."""
         key = (station.name, index)
-        self.apply(self.scheduler.replica_down(station, index, self.now), f"crash {key}")
         staged = self.staged.pop(key, None)
         if staged is not None:
             self.seen["crash with staged work"] += 1
@@ -209,6 +222,9 @@ class Storm:
         station = work.station
         self.seen[f"released: {work.reason}"] += 1
         self.books.started(work, self.now)
+        if station.router is not None:
+            self.seen[f"route: {type(station.router.route).__name__}"] += 1
+            self.seen["a host warms up"] += station.router.host_of(work.replica).lost
         took = self.random.choice((0.001, 0.01, 0.05, 0.4)) * (1 + 0.02 * work.cost)
         if station.options.streams:
             for _ in range(self.random.randint(0, 4)):

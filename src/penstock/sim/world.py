@@ -11,6 +11,7 @@ from penstock.core.policy.batch import Batch
 from penstock.core.policy.limit import AIMD, Fixed, Limit, Rate
 from penstock.core.policy.order import EarliestDeadline, FairShare, Fifo, Order, Priority
 from penstock.core.policy.retry import Retry
+from penstock.core.policy.route import LeastConnections, LeastCost, RoundRobin, Route, Sticky, TwoChoices, Weighted
 from penstock.core.pool import Pool
 from penstock.core.request import Request
 from penstock.core.scheduler import Scheduler
@@ -24,12 +25,16 @@ def padded(items: Any) -> float:
     return float(len(items) * max(items))
 
 
-def stations(random: Random, scheduler: Scheduler) -> list[Station]:
-    """Two to four stations that use every kind of policy between them."""
+def stations(random: Random, scheduler: Scheduler, routes: Random) -> list[Station]:
+    """Two to four stations that use every kind of policy between them. `routes` decides about their hosts alone."""
     shared = scheduler.pool(Pool("shared", random.choice((1, 2, 3))))
     made = []
     for n in range(random.randint(2, 4)):
         replicas = random.choice((None, 1, 2, 3)) if n else random.choice((1, 2, 3))  # one at least can crash
+        route, slots = _route(routes, replicas)
+        hosts = tuple(f"h{m}" for m in range(replicas or 0)) if slots > 1 else ()
+        if replicas is not None:
+            replicas *= slots
         batch = None
         if replicas is not None and random.random() < 0.6:
             batch = Batch(
@@ -61,10 +66,22 @@ def stations(random: Random, scheduler: Scheduler) -> list[Station]:
                     stage=batch is not None and random.random() < 0.7,
                     start_timeout=random.choice((0.3, 2.0, 60.0)),
                     progress_timeout=random.choice((0.3, 2.0, 60.0)),
+                    route=route,
+                    hosts=hosts,
+                    slow_start=routes.choice((0.0, 0.5)),
                 )
             )
         )
     return made
+
+
+def _route(random: Random, hosts: int | None) -> tuple[Route | None, int]:
+    """How a station chooses between its hosts, and how many slots each has."""
+    if hosts is None or random.random() < 0.5:
+        return None, 1
+    weighted = Weighted([random.choice((1.0, 3.0)) for _ in range(hosts)])
+    route = random.choice((None, LeastCost(), LeastConnections(), RoundRobin(), weighted, TwoChoices(), Sticky()))
+    return route, random.choice((1, 2, 3))
 
 
 def _key(item: Any) -> bool:
@@ -94,7 +111,7 @@ def request(random: Random, station: Station, number: int, now: float, stations:
     root = random.random() < 0.8
     caller = random.choice(stations)
     value = random.randint(1, 12) if random.random() < 0.97 else 60  # now and then one that can never fit
-    return Request(
+    made = Request(
         id=f"r{number}",
         arrival=now,
         deadline=now + random.choice((0.01, 0.1, 0.5, 3.0)) if random.random() < 0.4 else None,
@@ -108,3 +125,5 @@ def request(random: Random, station: Station, number: int, now: float, stations:
         root=root,
         held=caller.nodes if not root else (),
     )
+    made.affinity = made.tenant
+    return made

@@ -87,6 +87,8 @@ def _reasons(past: ServiceStatus, now: ServiceStatus) -> str:
     for how, n in now.cached.items():
         if n > past.cached.get(how, 0):
             words.append(f"{how} {(n - past.cached.get(how, 0)) / calls:.0%} of calls")
+    if now.retries > past.retries and calls:
+        words.append(f"retried {(now.retries - past.retries) / calls:.0%} of calls")
     return ", ".join(words)
 
 
@@ -126,12 +128,19 @@ def _busy(past: dict[str, ServiceStatus], now: Status, seconds: float) -> list[s
         for n, replica in enumerate(service.replicas):
             share = _share(past.get(service.name, service), service, n, seconds)
             lines.append(f"  {f'{service.name} #{n}':<16} {_bar(share)} {share:>4.0%} {_state(replica)}")
+            if replica.why:
+                lines.append(f"      {replica.why}")
     return ["", "REPLICAS", *lines] if lines else []
 
 
 def _state(replica: ReplicaStatus) -> str:
-    state = "runs" if replica.busy else "idle"
-    return (state if replica.up else "down") + (f" on {replica.device}" if replica.device else "")
+    state = replica.state or (("runs" if replica.busy else "idle") if replica.up else "down")
+    if replica.slots > 1:
+        state += f", {replica.running} of {replica.slots}"
+    if replica.median:
+        state += f", {duration(replica.median)}"
+    place = replica.name or replica.device
+    return state + (f" on {place}" if place else "")
 
 
 def _bar(share: float) -> str:

@@ -40,11 +40,12 @@ class Retry:
 class RetryBudget:
     """The tokens of one service's retries."""
 
-    __slots__ = ("policy", "tokens")
+    __slots__ = ("policy", "spent", "tokens")
 
     def __init__(self, policy: Retry) -> None:
         self.policy = policy
         self.tokens = policy.reserve
+        self.spent = 0  # retries so far
 
     def deposit(self) -> None:
         self.tokens = min(self.tokens + self.policy.budget, max(self.policy.reserve, 1.0) * 10)
@@ -53,4 +54,5 @@ class RetryBudget:
         if self.tokens < 1.0:
             return False
         self.tokens -= 1.0
+        self.spent += 1
         return True
