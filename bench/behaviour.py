@@ -3,13 +3,16 @@
 
     python bench/behaviour.py [G] [H] [K] [--requests N]
 
-G: bodies started after six callers of a one-second body are gone at 0.5 s (one replica). H: resident memory between
-request N/10 and N, and over 10,000 aborted streams. K: /healthz while bodies keep both cores busy.
+G: bodies started after six callers of a one-second body are gone at 0.5 s (one replica). H: resident memory and live
+objects, after a collection, between request N/10 and N, and before any stream and after 10,000 that their clients abort;
+then after 10,000 more. K: /healthz while bodies keep both cores busy.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
 import os
 import subprocess
 import sys
@@ -62,6 +65,13 @@ async def ticks(n: int):  # type: ignore[no-untyped-def]
         yield i
 
 
+@ps.service
+async def census() -> tuple[float, int, int]:
+    """MiB resident, objects that the collector knows, and blocks that the interpreter has allocated, after a collection."""
+    gc.collect()
+    return psutil.Process().memory_info().rss / 2**20, len(gc.get_objects()) + gc.get_freeze_count(), sys.getallocatedblocks()
+
+
 @ps.service(on=ps.Thread(4))
 def burn(seconds: float, release: bool) -> int:
     """Keeps a thread busy, with the GIL or without it."""
@@ -79,7 +89,7 @@ def burn(seconds: float, release: bool) -> int:
     return n
 
 
-app = ps.App(slow, aslow, bodies, noop, ticks, burn, log=False)
+app = ps.App(slow, aslow, bodies, noop, ticks, census, burn, log=False)
 
 
 async def ask(port: int, path: str, body: str, read: bool = True) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
@@ -110,7 +120,7 @@ async def row_g(port: int) -> None:
         )
 
 
-async def row_h(port: int, process: psutil.Process, requests: int) -> None:
+async def row_h(port: int, requests: int) -> None:
     async def client(n: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         body = b'{"x": [1.0, 2.0]}'
@@ -121,29 +131,37 @@ async def row_h(port: int, process: psutil.Process, requests: int) -> None:
             await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
         writer.close()
 
-    async def many(n: int) -> float:
-        await asyncio.gather(*(client(n // 32) for _ in range(32)))
-        return process.memory_info().rss / 2**20
-
-    first = await many(requests // 10)
-    last = await many(requests - requests // 10)
-    print(f"H memory after {requests // 10} requests {first:.1f} MiB, after {requests} {last:.1f} MiB: {last / first - 1:+.1%}")
-
     async def abort() -> None:
         reader, writer, _ = await ask(port, "/ticks", '{"n": 1000000}', read=False)
         await reader.readuntil(b"data: 2")
         writer.transport.abort()
 
-    for _ in range(10):
-        await asyncio.gather(*(abort() for _ in range(100)))
-    before = process.memory_info().rss / 2**20
-    for _ in range(100):
-        await asyncio.gather(*(abort() for _ in range(100)))
-    await asyncio.sleep(1.0)
-    after = process.memory_info().rss / 2**20
-    print(
-        f"H memory before 10,000 aborted streams {before:.1f} MiB, after {after:.1f} MiB: {after / before - 1:+.1%}", flush=True
-    )
+    async def aborts() -> None:
+        for _ in range(100):
+            await asyncio.gather(*(abort() for _ in range(100)))
+
+    async def counted() -> list[float]:
+        await asyncio.sleep(1.0)
+        return [float(n) for n in json.loads((await ask(port, "/census", "{}"))[2])]
+
+    def show(what: str, before: list[float], after: list[float]) -> None:
+        grown = [
+            f"{last:,.{digits}f} {unit} ({last / first - 1:+.1%})"
+            for first, last, digits, unit in zip(before, after, (1, 0, 0), ("MiB", "objects", "blocks"), strict=True)
+        ]
+        print(f"H {what}: {', '.join(grown)}; before {before[0]:,.1f} MiB, {before[1]:,.0f}, {before[2]:,.0f}", flush=True)
+
+    await counted()  # the first call of it imports
+    await asyncio.gather(*(client(requests // 320) for _ in range(32)))
+    first = await counted()
+    await asyncio.gather(*(client(requests * 9 // 320) for _ in range(32)))
+    before = await counted()
+    show(f"requests {requests // 10:,} to {requests:,}", first, before)
+    await aborts()
+    after = await counted()
+    show("10,000 aborted streams, the first of this server", before, after)
+    await aborts()
+    show("10,000 more", after, await counted())
 
 
 async def row_k(port: int) -> None:
@@ -185,7 +203,7 @@ async def main() -> None:
         if "G" in rows:
             await row_g(port)
         if "H" in rows:
-            await row_h(port, psutil.Process(server.pid), requests)
+            await row_h(port, requests)
         if "K" in rows:
             await row_k(port)
     finally:

@@ -73,18 +73,19 @@ def call_batch(name: str, fn: Callable[..., Any], requests: Sequence[Any]) -> li
 
 def call_each(name: str, fn: Callable[..., Any], requests: Sequence[Any]) -> list[Any]:
     """Call an unbatched body, each request in its own context."""
-    results = []
-    for request in requests:
-        item = request.item
-        context = item.context
-        try:
-            if context is None:
-                results.append(fn(*item.args, **item.kwargs))
-            else:
-                results.append(context.run(fn, *item.args, **item.kwargs))
-        except BaseException as error:
-            results.append(contain(name, error))
-    return results
+    return [_call(name, fn, request.item) for request in requests]
+
+
+def _call(name: str, fn: Callable[..., Any], item: Any) -> Any:
+    context = item.context
+    try:
+        if context is None:
+            return fn(*item.args, **item.kwargs)
+        return context.run(fn, *item.args, **item.kwargs)
+    except BaseException as error:
+        return contain(name, error)
+    finally:
+        del item  # an error keeps the body's frame, and with it the frames that called it
 
 
 def cancelled(requests: Sequence[Any]) -> list[Any]:

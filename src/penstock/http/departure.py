@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from functools import partial
 from types import coroutine
 from typing import Any
 
@@ -51,22 +50,22 @@ class Watched:
             return None
         finally:
             self.departures.remove(self)
+            self.task = None  # which holds what it was cancelled with, and so this frame
 
     def _rest(self, waits_for: Any) -> Generator[Any, Any, Any]:
         """What `yield from` does (PEP 380), begun in the middle."""
         answering = self.answering
         while True:
             try:
-                got = yield waits_for
-            except GeneratorExit:
-                answering.close()
-                raise
-            except BaseException as error:
-                resume = partial(answering.throw, error)
-            else:
-                resume = partial(answering.send, got)
-            try:
-                waits_for = resume()
+                try:
+                    got = yield waits_for
+                except GeneratorExit:
+                    answering.close()
+                    raise
+                except BaseException as error:
+                    waits_for = answering.throw(error)
+                else:
+                    waits_for = answering.send(got)
             except StopIteration as end:
                 return end.value
 

@@ -15,7 +15,7 @@ from penstock.errors import InvalidRequest, MethodNotAllowed, NotAcceptable, Pen
 from penstock.http.headers import JSON, MSGPACK, NDJSON, SSE, accepted, budget_of, request_id, trace_line
 from penstock.http.message import Answer, Request, Response
 from penstock.http.problems import problem_response
-from penstock.http.stream import EventStream
+from penstock.http.stream import EventStream, leaving
 
 if TYPE_CHECKING:
     from penstock.http.handler import Handler
@@ -145,8 +145,7 @@ class Endpoint:
             else:
                 body, head = encode_json(answer), JSON_HEAD
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if leaving():
                 raise
             error = PenstockError(f"{self.service.name} cancelled its own call")
             return problem_response(error, call.id, head=head_of(call, trace))

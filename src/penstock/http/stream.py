@@ -32,6 +32,15 @@ END = b"event: end\ndata\n\n"
 HEARTBEAT = 15.0  # seconds
 
 
+def leaving() -> bool:
+    """Whether the current task was cancelled from outside: the client has left, or the server stops.
+
+    The caller must not hold the task itself: a cancelled one holds the frames that it was cancelled in.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
 class Heartbeats:
     """Writes a sign of life to streams that have been silent for a heartbeat; one timer for all of them."""
 
@@ -86,8 +95,7 @@ class EventStream:
         except Disconnected:
             raise
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if leaving():
                 raise
             await self._fail(PenstockError(f"{self.exchange.endpoint.service.name} cancelled its own call"))
         except (Exception, SystemExit) as error:

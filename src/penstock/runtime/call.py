@@ -168,6 +168,8 @@ class BoundCall(LazyFuture):
         else:
             if not self.done():
                 self.set_result(answer)
+        finally:
+            del self  # the error that it holds holds this frame
 
     def cancel(self, msg: Any = None) -> bool:
         """Stop: whoever awaits gets CancelledError, and the work below stops as early as it can."""
@@ -206,34 +208,43 @@ class BoundCall(LazyFuture):
     async def _run_here(self) -> Any:
         binding, request = self.binding, self.request
         runtime = binding.runtime
-        binding.submit(self)
-        while True:
-            if request.state != RUNNING:
-                await self.turn()
-            self.runner = runner = asyncio.current_task(runtime.loop)
-            cancels = 0 if runner is None else runner.cancelling()
-            token = frame_var.set(Frame(self.budget, request, runtime))
-            failure: BaseException | None = None
-            try:
-                answer = await binding.target(*self.args, **self.kwargs)
-            except BaseException as error:
-                failure = error
-            frame_var.reset(token)
-            self.runner = None
-            binding.stopped(self, failure)
-            if failure is None and self.error is None:
-                return answer
-            if request.state == BACKOFF and isinstance(failure, Exception) and self.error is None:
-                continue
-            try:
+        failure: BaseException | None = None
+        runner: asyncio.Task[Any] | None = None
+        try:
+            binding.submit(self)
+            while True:
+                if request.state != RUNNING:
+                    await self.turn()
+                self.runner = runner = asyncio.current_task(runtime.loop)
+                cancels = 0 if runner is None else runner.cancelling()
+                token = frame_var.set(Frame(self.budget, request, runtime))
+                failure = None
+                try:
+                    answer = await binding.target(*self.args, **self.kwargs)
+                except BaseException as error:
+                    failure = error
+                frame_var.reset(token)
+                self.runner = None
+                binding.stopped(self, failure)
+                if failure is None and self.error is None:
+                    return answer
+                if request.state == BACKOFF and isinstance(failure, Exception) and self.error is None:
+                    continue
                 if self.error is not None and (
                     failure is None or runner is None or self._cancelled_by_us(failure, runner, cancels)
                 ):
-                    raise self.error from None  # the scheduler ended this request first, and its end counts
+                    raise self.ordered() from None  # the scheduler ended this request first, and its end counts
                 assert failure is not None
                 raise failure
-            finally:
-                del failure  # its traceback holds this frame
+        except BaseException:
+            del self, runner, failure  # what is raised holds this frame, and is held by the call or its task
+            raise
+
+    def ordered(self) -> BaseException:
+        """The end that the scheduler ordered, given away: its traceback will hold frames that hold this call."""
+        error, self.error = self.error, None
+        assert error is not None
+        return error
 
     def _cancelled_by_us(self, failure: BaseException, runner: asyncio.Task[Any], cancels: int) -> bool:
         """Whether only the scheduler's own `cancel()` is behind this CancelledError, as in `asyncio.timeout`."""
@@ -241,18 +252,18 @@ class BoundCall(LazyFuture):
 
     async def turn(self) -> None:
         """Wait until the scheduler starts this request; it may refuse it instead."""
-        if self.error is not None:
-            raise self.error
-        self.future = self.binding.runtime.loop.create_future()
-        self.runner = asyncio.current_task(self.binding.runtime.loop)
         try:
+            if self.error is not None:
+                raise self.ordered()
+            self.future = self.binding.runtime.loop.create_future()
+            self.runner = asyncio.current_task(self.binding.runtime.loop)
             await self.future
         except BaseException:
             self.binding.abandon(self)
             raise
         finally:
-            self.runner = None
-            self.future = None
+            self.runner = self.future = None
+            del self
 
     # Elsewhere: an executor runs the body
 
@@ -265,18 +276,18 @@ class BoundCall(LazyFuture):
     async def _wait_for_answer(self) -> Any:
         binding = self.binding
         self._take_context()
-        future = self.future = binding.runtime.loop.create_future()
+        self.future = binding.runtime.loop.create_future()
         self.runner = asyncio.current_task(binding.runtime.loop)
         binding.submit(self)
         try:
-            return await future
+            return await self.future
         except asyncio.CancelledError:
             if not self.request.outcome:
                 binding.abandon(self)
             raise
         finally:
-            self.runner = None
-            self.future = None
+            self.runner = self.future = None
+            del self
 
     # What the runtime tells a call
 
@@ -301,17 +312,17 @@ class BoundCall(LazyFuture):
 
     def fail(self, error: BaseException) -> None:
         """The scheduler has ended this request."""
-        self.error = error
         if self.stream is not None:
             self.stream.fail(error)
-        elif self.future is not None:
-            if not self.future.done():
-                self.future.set_exception(error)
+        elif self.future is not None and not self.future.done():
+            self.future.set_exception(error)
         elif self.begun and not self.binding.direct:
             if not self.done():
                 self.set_exception(error)
-        elif self.runner is not None:
-            self.runner.cancel()
+        else:
+            self.error = error
+            if self.future is None and self.runner is not None:
+                self.runner.cancel()
 
 
 async def _once(call: BoundCall) -> AsyncIterator[Any]:

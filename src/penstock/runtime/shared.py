@@ -94,26 +94,30 @@ class SharedCall(BoundCall):
         return await self._run_here()
 
     async def _run_here(self) -> Any:
-        if self.error is not None:
-            raise self.error
-        binding, request = self.binding, self.request
-        sharing, runtime = binding.sharing, binding.runtime
-        assert sharing is not None
-        key = sharing.key(self)
-        if key is None or binding.station.draining:
-            return await (super()._run_here() if binding.direct else super()._wait_for_answer())
-        now = request.arrival = request.submitted = runtime.clock()
-        if not request.id:
-            request.id = runtime.next_id()
-        request.root = self.frame is None or self.frame.request is None
-        entry = sharing.kept.get(key, now)
-        if entry is not None:
-            self.close("ok", "hit", _NOW)
-            return entry[0]
+        try:
+            if self.error is not None:
+                raise self.ordered()
+            binding, request = self.binding, self.request
+            sharing, runtime = binding.sharing, binding.runtime
+            assert sharing is not None
+            key = sharing.key(self)
+            if key is None or binding.station.draining:
+                return await (super()._run_here() if binding.direct else super()._wait_for_answer())
+            now = request.arrival = request.submitted = runtime.clock()
+            if not request.id:
+                request.id = runtime.next_id()
+            request.root = self.frame is None or self.frame.request is None
+            entry = sharing.kept.get(key, now)
+            if entry is not None:
+                self.close("ok", "hit", _NOW)
+                return entry[0]
+            return await self._wait(self._flight(sharing, key))
+        finally:
+            del self  # what is raised holds this frame, and is held by the call
+
+    def _flight(self, sharing: Sharing, key: Hashable) -> Flight:
         flight = sharing.flights.get(key)
-        if flight is None or not flight.takes(self):
-            flight = Flight(sharing, key, self)
-        return await self._wait(flight)
+        return flight if flight is not None and flight.takes(self) else Flight(sharing, key, self)
 
     async def _wait(self, flight: Flight) -> Any:
         runtime = self.binding.runtime
@@ -131,6 +135,7 @@ class SharedCall(BoundCall):
             self.runner = self.future = self.flight = None
             if self.timer is not None:
                 self.timer.cancel()
+            del self, flight  # as above; the flight's work holds its error too
 
     def elapsed(self) -> tuple[float, float, float, float]:
         """The parts of the time so far, of one who only waited."""

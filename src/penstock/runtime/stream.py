@@ -87,16 +87,19 @@ async def _pull(call: BoundCall) -> AsyncGenerator[Any, None]:
             runner.uncancel()
             failure = None
     try:
-        if body is not None and (failure is not None or call.error is not None):
-            await body.aclose()
+        try:
+            if body is not None and (failure is not None or call.error is not None):
+                await body.aclose()
+        finally:
+            call.runner = None
+            _let_go(call, holders)
+            binding.stopped(call, failure)
+        if call.error is not None:
+            raise call.ordered()
+        if failure is not None and not isinstance(failure, GeneratorExit):
+            raise failure
     finally:
-        call.runner = None
-        _let_go(call, holders)
-        binding.stopped(call, failure)
-    if call.error is not None:
-        raise call.error
-    if failure is not None and not isinstance(failure, GeneratorExit):
-        raise failure
+        del failure, runner  # the traceback of the one, and the other's outcome, hold this frame
 
 
 class Inbox:
@@ -130,6 +133,12 @@ class Inbox:
             self.closed = True
             self.error = error
             self._wake()
+
+    def end(self) -> BaseException:
+        """The error, given away: its traceback will hold frames that hold this inbox."""
+        error, self.error = self.error, None
+        assert error is not None
+        return error
 
     def _wake(self) -> None:
         if self.waiter is not None and not self.waiter.done():
@@ -167,4 +176,4 @@ async def _receive(call: BoundCall) -> AsyncGenerator[Any, None]:
         if not request.outcome:
             binding.abandon(call)
     if inbox.error is not None:
-        raise inbox.error
+        raise inbox.end()
