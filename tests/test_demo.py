@@ -94,7 +94,7 @@ def demo(**settings: str) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
 
 
 def said(errors: str) -> list[str]:
@@ -117,7 +117,7 @@ def test_ctrl_c_stops_the_demo(sign: str) -> None:
         assert process.stdout is not None
         assert any(sign in line for line in process.stdout)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     assert (process.returncode, said(errors)) == (0, [])
 
 

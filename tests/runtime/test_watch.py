@@ -143,6 +143,37 @@ def waits() -> None:
     threading.Event().wait(0.002)
 
 
+def test_a_loop_that_has_ended_is_not_said_to_stand_still(reports: Reports) -> None:
+    class Deaf(asyncio.SelectorEventLoop):
+        """Ends before it comes to what the watchdog has asked of it."""
+
+        def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:
+            return None
+
+    async def main() -> ps.Runtime:
+        async with ps.Runtime() as runtime:
+            assert runtime.watch is not None
+            looked = threading.Event()
+            look = runtime.watch._place
+
+            def place(frame: Any) -> tuple[str, str, int]:
+                looked.set()
+                return look(frame)
+
+            runtime.watch._place = place  # type: ignore[method-assign]
+            async with asyncio.timeout(30):
+                while not looked.is_set():  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+            return runtime
+
+    with asyncio.Runner(loop_factory=Deaf) as runner:
+        watch = runner.run(main()).watch
+    assert watch is not None
+    assert watch._thread is not None
+    watch._thread.join(30)
+    assert (watch.blocks, reports.lines) == (0, [])
+
+
 @pytest.mark.skipif(CORES < 2, reason="one core serialises everything")
 def test_threads_that_the_gil_serialises_are_advised(reports: Reports, judged: list[Window]) -> None:
     keep_busy(computes, lambda: bool(reports.of("GIL")) or len(judged) >= 60)

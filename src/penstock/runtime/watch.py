@@ -75,9 +75,10 @@ class Watch:
             idle = frame is None or frame.f_code.co_filename.endswith(_IDLE)
             place = self._place(frame)
             del frame
-            while not self._beat.wait(1.0) and not self._stop.is_set():
+            while not (beaten := self._beat.wait(1.0)) and not self._stop.is_set():
                 pass
-            self._report(None if idle else place, time.monotonic() - sent)
+            if beaten or self._beat.wait(BLOCKED):  # a loop that has ended beats no more, and stood still for nobody
+                self._report(None if idle else place, time.monotonic() - sent)
 
     def _place(self, frame: FrameType | None) -> tuple[str, str, int]:
         """The innermost frame of user code, and the service whose body is on the stack."""
