@@ -112,18 +112,18 @@ class Client:
     def send(self, data: bytes) -> None:
         self.writer.write(data)
 
-    async def all(self, seconds: float = 5.0) -> bytes:
+    async def all(self, seconds: float = 20.0) -> bytes:
         """Everything until the server closes."""
         return await asyncio.wait_for(self.reader.read(-1), seconds)
 
-    async def until(self, mark: bytes, seconds: float = 5.0) -> bytes:
+    async def until(self, mark: bytes, seconds: float = 20.0) -> bytes:
         return await asyncio.wait_for(self.reader.readuntil(mark), seconds)
 
     async def answer(self) -> tuple[int, bytes, bytes]:
         """Status, head and body of one answer with a content-length."""
         head = await self.until(b"\r\n\r\n")
         length = [int(line[16:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: ")]
-        body = await asyncio.wait_for(self.reader.readexactly(length[0]), 5.0) if length else b""
+        body = await asyncio.wait_for(self.reader.readexactly(length[0]), 20.0) if length else b""
         return int(head[9:12]), head, body
 
     def close(self) -> None:
@@ -148,7 +148,12 @@ class Stand:
         client.send(data)
         return await client.all()
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 3.0) -> None:
+    async def connections(self, count: int) -> list[Any]:
+        """The server's connections, when it has this many."""
+        await self.until(lambda: len(self.server.connections) == count)
+        return list(self.server.connections)
+
+    async def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
         end = asyncio.get_running_loop().time() + seconds
         while not condition():
             assert asyncio.get_running_loop().time() < end, "the condition never came true"

@@ -14,8 +14,16 @@ from test_handler import SERVICES, Site, add, count, problem, site, split
 
 import penstock as ps
 from penstock.http import stream
+from penstock.service import runtime_of_loop
 
 Go = Callable[[Awaitable[Any]], Any]
+LONGEST = 20.0
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(LONGEST):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
 
 
 class Driver:
@@ -41,7 +49,7 @@ class Driver:
         self.sent.append(message)
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        await asyncio.wait_for(self.task, 5)
+        await asyncio.wait_for(self.task, LONGEST)
         start, *rest = self.sent
         assert start["type"] == "http.response.start"
         assert [bool(message.get("more_body")) for message in rest] == [True] * (len(rest) - 1) + [False]
@@ -164,9 +172,9 @@ def test_a_client_that_leaves_cancels_its_call(go: Go) -> None:
             for path in ("/body", "/items"):
                 events.clear()
                 driver = Driver(app, path)
-                await asyncio.sleep(0.1)
+                await until(lambda driver=driver: events or driver.sent)
                 driver.gone.set()
-                await asyncio.wait_for(driver.task, 0.1)
+                await asyncio.wait_for(driver.task, LONGEST)
                 assert events[-1] == "ended"
 
     go(main())
@@ -177,7 +185,7 @@ def test_a_cancelled_server_task_stays_cancelled(go: Go) -> None:
         app = ps.App(count, log=False)
         async with living(app):
             driver = Driver(app, "/count", b'{"n": 50, "gap": 1}')
-            await asyncio.sleep(0.05)
+            await until(lambda: runtime_of_loop().busy())
             driver.task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await driver.task
@@ -209,6 +217,7 @@ class Mounted:
 
     def __init__(self) -> None:
         self.life: list[str] = []
+        self.waiting = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -224,6 +233,7 @@ class Mounted:
         message = await receive()
         path = scope["path"][len(scope["root_path"]) :]
         if path == "/wait":
+            self.waiting = True
             await receive()
         headers = [(b"Content-Type", b"text/plain")]
         if path == "/inject":
@@ -256,7 +266,7 @@ def test_mounts_on_the_native_server(go: Go) -> None:
             assert b"0\r\n\r\n" not in await client.all()
             client = await s.client()
             client.send(get("/other/wait"))
-            await asyncio.sleep(0.02)
+            await until(lambda: other.waiting)
             client.close()
         assert other.life == root.life == ["lifespan.startup", "lifespan.shutdown"]
 
@@ -296,6 +306,6 @@ def test_under_uvicorn() -> None:
         status, _, body = split(await client.all())
         assert (status, body.count(b"data:")) == (200, 3)
         server.should_exit = True
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, LONGEST)
 
     asyncio.run(main())

@@ -18,7 +18,7 @@ from test_handler import Site, problem, split
 import penstock as ps
 from penstock.http.serve import serving
 
-LONGEST = 10.0
+LONGEST = 20.0
 LIMITS = replace(SMALL, idle_timeout=60.0)
 
 

@@ -21,7 +21,7 @@ from test_handler import Site, problem, site, split
 
 import penstock as ps
 
-LONGEST = 5.0
+LONGEST = 20.0
 
 
 class Work:

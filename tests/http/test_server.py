@@ -14,6 +14,8 @@ import pytest
 from collector import garbage
 from http_stand import SMALL, Client, get, standing
 
+from penstock.http.reader import HEAD
+
 Go = Callable[[Awaitable[Any]], Any]
 CLOSE = "Connection: close"
 
@@ -57,9 +59,8 @@ def test_pipelined_requests_are_not_all_read(go: Go) -> None:
         async with standing() as stand:
             client = await stand.client()
             client.send(get("/slow?5") + get("/" + "a" * 900) * 20_000)
-            await stand.until(lambda: stand.echo.running == 1)
-            await asyncio.sleep(0.05)
-            (connection,) = stand.server.connections
+            (connection,) = await stand.connections(1)
+            await stand.until(lambda: stand.echo.running == 1 and not connection._transport.is_reading())
             assert len(connection._reader.ready) < 16
             assert client.writer.transport.get_write_buffer_size() > 0
             client.writer.transport.abort()
@@ -189,8 +190,10 @@ def test_a_client_that_leaves_is_noticed(go: Go) -> None:
             for path in ("/slow?5", "/drip"):
                 client = await stand.client()
                 client.send(get(path))
-                await stand.until(lambda path=path: len(stand.echo.requests) and stand.echo.requests[-1].path == path[:5])
-                await asyncio.sleep(0.02)
+                if path == "/drip":
+                    await client.until(b"xxxx")
+                else:
+                    await stand.until(lambda: stand.echo.running == 1)
                 client.close()
                 await stand.until(lambda: not stand.server.connections)
             assert stand.echo.cancelled == 1
@@ -230,9 +233,8 @@ def test_a_slow_reader_holds_the_stream_back(go: Go) -> None:
             client = await stand.client()
             client.reader._limit = 1000  # the client's loop stops reading soon
             client.send(get("/flood"))
-            await stand.until(lambda: any(c._paused for c in stand.server.connections))
-            (connection,) = stand.server.connections
-            await asyncio.sleep(0.05)
+            (connection,) = await stand.connections(1)
+            await stand.until(lambda: connection._drained is not None)
             assert connection._transport.get_write_buffer_size() < 1 << 20
             assert connection._task is not None
 
@@ -259,9 +261,8 @@ def test_a_reader_that_asks_and_does_not_read_is_not_served_without_end(go: Go) 
             client.reader._limit = 1000
             for _ in range(3000):
                 client.send(get("/big?10000"))
-            await stand.until(lambda: any(c._paused for c in stand.server.connections))
-            await asyncio.sleep(0.05)
-            (connection,) = stand.server.connections
+            (connection,) = await stand.connections(1)
+            await stand.until(lambda: connection._paused and not connection._transport.is_reading())
             assert connection._transport.get_write_buffer_size() < 1 << 20
             assert len(connection._reader.ready) < 200
             assert len(stand.echo.requests) < 3000
@@ -373,16 +374,16 @@ def test_stop_lets_what_is_in_flight_end(go: Go) -> None:
             await idle.answer()
             busy.send(get("/slow?0.1") + get("/never"))
             begun.send(b"GET /begun HTTP/1.1\r\n")
-            await stand.until(lambda: stand.echo.running == 1 and len(stand.server.connections) == 3)
-            await asyncio.sleep(0.01)
+            connections = await stand.connections(3)
+            await stand.until(lambda: stand.echo.running == 1 and any(c._reader.phase == HEAD for c in connections))
             stopping = asyncio.ensure_future(stand.server.stop(5.0))
-            assert await idle.all(0.1) == b""
+            assert await idle.all() == b""
             begun.send(b"Host: a\r\n\r\n")
             for client, path in ((begun, b"/begun"), (busy, b"slow")):
                 answer = await client.all()
                 assert b"connection: close\r\n" in answer
                 assert answer.rstrip().endswith(path)
-            await asyncio.wait_for(stopping, 1.0)
+            await asyncio.wait_for(stopping, 5.0)
             with pytest.raises(OSError, match=r"refused|failed"):
                 await stand.client()
             assert stand.echo.cancelled == 0
@@ -396,7 +397,7 @@ def test_stop_cuts_off_the_rest(go: Go) -> None:
             client = await stand.client()
             client.send(get("/slow?60"))
             await stand.until(lambda: stand.echo.running == 1)
-            await asyncio.wait_for(stand.server.stop(0.05), 1.0)
+            await asyncio.wait_for(stand.server.stop(0.05), 20.0)
             await stand.until(lambda: stand.echo.cancelled == 1)
             assert await client.all() == b""
 
