@@ -26,7 +26,9 @@ def fail(of: Fleet, index: int, times: int, now: float = 0.0) -> list[Any]:
 
 
 def serve(of: Fleet, index: int, seconds: float, times: int, now: float = 0.0) -> list[Any]:
-    return [change for _ in range(times) for change in of.answered(index, now, now + seconds)]
+    """One call after the other."""
+    begins = [now + 1.01 * n * seconds for n in range(times)]
+    return [change for begin in begins for change in of.answered(index, begin, begin + seconds)]
 
 
 def test_five_failures_in_a_row_eject_and_one_answer_between_them_does_not() -> None:
@@ -56,9 +58,24 @@ def test_a_slow_member_is_ejected_when_half_of_its_window_was_slow() -> None:
     for index in range(4):
         assert serve(of, index, 0.02, 20) == []
     assert serve(of, 3, 0.2, 9) == []
-    changes = [change for n in range(3) for change in serve(of, 3, 0.2, 1)]
+    changes = serve(of, 3, 0.2, 3, 9.0)
     assert [(c.member, c.state) for c in changes] == [(3, EJECTED)]
     assert "0.2 s" in changes[0].why and "others take 0.02 s" in changes[0].why
+
+
+def test_calls_that_share_an_instant_have_one_cause_and_it_may_be_ours() -> None:
+    of = fleet()
+    for index in range(4):
+        serve(of, index, 0.02, 20)
+    for n in range(20):  # our own process stood still for a second
+        assert of.answered(0, 1.0 + n / 1000, 2.0 + n / 1000) == ()
+    assert serve(of, 0, 0.02, 20, 2.1) == []
+    for n in range(8):
+        assert of.failed(1, 1.0 + n / 1000, "no answer", 2.0 + n / 1000, late=True) == ()
+    assert [c.state for c in of.failed(1, 2.1, "no answer", 3.0, late=True)] == [EJECTED]
+    for n in range(9):
+        of.answered(2, 1.0 + n / 1000, 2.0 + n / 1000)
+    assert [c.state for c in serve(of, 2, 0.2, 3, 2.1)] == [EJECTED]
 
 
 @pytest.mark.parametrize(("seconds", "ejected"), [(0.059, False), (0.061, True)])

@@ -4,6 +4,9 @@ Two things keep a member out. It is *ejected* because of how its calls went (see
 its health check fails; only the first is bounded, since nothing is gained by calling a server that says it is not there.
 After an ejection it is *tried*, one call at a time. Calls that began before a member's last change say nothing about it now.
 
+Calls that were all under way at one instant may have one cause, and it may be ours: while our own process stands still, every
+remote looks slow. So slowness counts only when slow calls do not share an instant.
+
 Pure: every method takes `now` and returns what changed; `wake_at` says when to call `tick`.
 """
 
@@ -39,6 +42,7 @@ class Member:
         "checks",
         "ejections",
         "failed",
+        "first",
         "good",
         "healthy",
         "index",
@@ -55,10 +59,11 @@ class Member:
         self.healthy = True
         self.why = ""
         self.failed = 0  # calls in a row
+        self.first = 0.0  # when the first of them did
         self.checks = 0  # failed ones in a row; -1 before the first
         self.good = 0  # calls since it is tried
         self.ejections = 0  # in a row
-        self.times: deque[float] = deque(maxlen=window)
+        self.times: deque[tuple[float, float]] = deque(maxlen=window)  # when its latest calls began and were answered
         self.median = 0.0
         self.began = -math.inf  # of calls that count
         self.until = math.inf
@@ -104,12 +109,12 @@ class Fleet:
                 return ()
             member.state, member.why = SERVING, ""
             return (Change(index, SERVING, f"{member.good} good calls"),)
-        member.times.append(seconds)
+        member.times.append((began, now))
         if len(member.times) >= max(1, self.breaker.window // 4):
-            member.median = sorted(member.times)[len(member.times) // 2]
+            member.median = sorted([end - start for start, end in member.times])[len(member.times) // 2]
         if len(member.times) == self.breaker.window:
             usual = self._usual(member)
-            if usual and self._slow(member.median, usual):
+            if usual and self._slow(member.median, usual) and self._repeated(member, usual):
                 why = (
                     f"slow, {member.median:.3g} s in the median of {self.breaker.window} calls where others take {usual:.3g} s"
                 )
@@ -122,16 +127,18 @@ class Fleet:
         if began >= member.began:
             member.failed = 0
 
-    def failed(self, index: int, began: float, why: str, now: float) -> Sequence[Change]:
-        """A call failed through the fault of this member, or was not answered in its time."""
+    def failed(self, index: int, began: float, why: str, now: float, late: bool = False) -> Sequence[Change]:
+        """A call failed through the fault of this member; `late` is one that nobody waited for any longer."""
         member = self.members[index]
         if began < member.began or member.state is EJECTED:
             return ()
         member.failed += 1
         member.good = 0
+        if member.failed == 1:
+            member.first = now
         if member.state is TRIED:
             return self._eject(member, f"still failing: {why}", now)
-        if member.failed < self.breaker.failures:
+        if member.failed < self.breaker.failures or (late and began < member.first):
             return ()
         return self._eject(member, f"{member.failed} calls in a row failed, the last one with: {why}", now)
 
@@ -170,6 +177,11 @@ class Fleet:
         """The median of the other members' medians; 0 while too little is known of them."""
         medians = sorted([m.median for m in self.members if m is not member and m.median and m.state is SERVING and m.healthy])
         return medians[(len(medians) - 1) // 2] if medians else 0.0
+
+    def _repeated(self, member: Member, usual: float) -> bool:
+        """Whether two of the slow calls came one after the other."""
+        slow = [(start, end) for start, end in member.times if self._slow(end - start, usual)]
+        return max(start for start, _ in slow) > min(end for _, end in slow)
 
     def _slow(self, seconds: float, usual: float) -> bool:
         return seconds > self.breaker.slow * usual and seconds > usual + _NOISE

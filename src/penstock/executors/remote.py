@@ -167,7 +167,7 @@ class RemoteExecutor:
             return "failed", fleet.failed(index, began, str(error), now)
         if isinstance(error, asyncio.CancelledError | DeadlineExceeded):
             if not flow.told and not self._stopping and fleet.late(index, began, now):
-                return "late", fleet.failed(index, began, f"no answer in {now - began:.3g} s", now)
+                return "late", fleet.failed(index, began, f"no answer in {now - began:.3g} s", now, late=True)
             return "left", ()
         return "refused", ()
 
