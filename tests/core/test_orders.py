@@ -74,6 +74,27 @@ def test_unpop_and_pop_leave_the_account_as_it_was() -> None:
     assert len(queue) == 4
 
 
+def test_what_was_looked_at_and_put_back_costs_a_new_tenant_nothing() -> None:
+    """A batch looks at more than it takes. Who comes then stands beside those who wait, not behind all that was seen."""
+    queue = FairShare(then=Fifo()).queue()
+    number = 0
+
+    def push(tenant: str) -> None:
+        nonlocal number
+        number += 1
+        request = Request(tenant=tenant)
+        request.seq = number
+        queue.push(request, 0.0)
+
+    for tenant in "ab" * 20:
+        push(tenant)
+    for request in reversed([queue.pop(0.0) for _ in range(20)]):
+        queue.unpop(request)
+    for _ in range(10):
+        push("new")
+    assert [queue.pop(0.0).tenant for _ in range(9)].count("new") == 3
+
+
 def test_ageing_never_starves() -> None:
     """A call of the last band starts within bands x age seconds, plus its turn, under a flood of urgent ones."""
     stand = Stand(1, order=Priority(age=1.0, then=Fifo()), limits=(), progress_timeout=1e9)

@@ -118,8 +118,8 @@ class Ledger:
     def weight(self, tenant: str) -> float:
         return self.weights.get(tenant, self.weights.get("*", 1.0))
 
-    def lift(self, tenant: str) -> float:
-        counter = max(self.counters.get(tenant, 0.0), self.floor)
+    def lift(self, tenant: str, least: float) -> float:
+        counter = max(self.counters.get(tenant, 0.0), least)
         self.counters[tenant] = counter
         return counter
 
@@ -155,10 +155,9 @@ class TenantQueue:
         self.size += 1
 
     def _activate(self, tenant: str) -> SortedQueue:
-        if self.tenants:
-            self.ledger.floor = max(self.ledger.floor, self.ledger.counters[self._least()])
+        least = self.ledger.counters[self._least()] if self.tenants else self.ledger.floor
         queue = self.tenants[tenant] = self.leaf()
-        self._ranked(tenant, self.ledger.lift(tenant))
+        self._ranked(tenant, self.ledger.lift(tenant, least))
         return queue
 
     def _ranked(self, tenant: str, counter: float) -> None:

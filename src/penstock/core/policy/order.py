@@ -53,8 +53,9 @@ class FairShare:
 
     The backlogged tenant with the least `work done / weight` goes first; work is charged by cost when it starts and
     corrected as it is done. Between two backlogged tenants the difference of weighted service stays within twice the
-    largest cost, and the service never idles while anyone waits. `weights` maps tenants to positive numbers, "*"
-    stands for all others (default 1). `then` orders one tenant's own calls.
+    largest cost (calls that would be too late go last, whoever's they are), and the service never idles while anyone
+    waits. `weights` maps tenants to positive numbers, "*" stands for all others (default 1). `then` orders one tenant's
+    own calls.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
