@@ -11,9 +11,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.policy.admit import Latest, Queue
+from penstock.core.policy.scale import Scale
 from penstock.core.policy.slots import Slots
+from penstock.core.pool import Pool
 from penstock.errors import ConfigError
-from penstock.executors.base import Body, Inline, Process, Thread
+from penstock.executors.base import Body, Inline, Process, Thread, fewest
 
 if TYPE_CHECKING:
     from penstock.service import ServiceOptions
@@ -188,7 +190,9 @@ def validate(body: Body, options: ServiceOptions) -> None:
         raise ConfigError(f"{name} is not async and would block the loop: use on=ps.Thread() or on=ps.Process()")
     if body.steps and isinstance(on, Process) and (on.recycle or on.recycle_bytes):
         raise ConfigError(f"{name}: recycle= waits for a moment in which nothing runs, and with Slots there may be none")
-    if isinstance(on, Inline) and on.replicas > 1 and not body.batched and not body.is_class:
+    if body.steps and on is not None and isinstance(on.replicas, Scale):
+        raise ConfigError(f"{name}: the number of replicas of a class with Slots is fixed")
+    if isinstance(on, Inline) and fewest(on.replicas) > 1 and not body.batched and not body.is_class:
         raise ConfigError(f"{name}: an async function has no replicas; bound it with limit=ps.Fixed({on.replicas})")
     if isinstance(on, Process):
         _importable(body)
@@ -199,6 +203,9 @@ def validate(body: Body, options: ServiceOptions) -> None:
         raise ConfigError(f"{name}: admit= takes at most one Queue and one Latest")
     if options.cache is not None and body.streams:
         raise ConfigError(f"{name}: cache= keeps answers that are whole; a stream cannot be cached")
+    for pool, amount in (options.needs or {}).items():
+        if not isinstance(pool, Pool) or not (callable(amount) or (isinstance(amount, int | float) and amount > 0)):
+            raise ConfigError(f"{name}: needs={{{pool!r}: {amount!r}}}: a Pool or a Memory, and a number or a function")
     if options.buffer < 1:
         raise ConfigError(f"{name}: buffer={options.buffer}; a stream's buffer holds at least 1 item")
 

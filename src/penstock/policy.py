@@ -8,8 +8,9 @@ from penstock.core.policy.limit import AIMD, Fixed, Rate
 from penstock.core.policy.order import EarliestDeadline, FairShare, Fifo, Priority
 from penstock.core.policy.retry import Retry
 from penstock.core.policy.route import LeastConnections, LeastCost, RoundRobin, Sticky, TwoChoices, Weighted
+from penstock.core.policy.scale import Scale
 from penstock.core.policy.slots import Slots
-from penstock.core.pool import Pool
+from penstock.core.pool import Memory, Pool
 from penstock.executors.base import Inline, Process, Thread
 from penstock.executors.child.end import END
 from penstock.executors.remote_place import Remote
@@ -28,6 +29,7 @@ __all__ = [
     "Latest",
     "LeastConnections",
     "LeastCost",
+    "Memory",
     "Pool",
     "Priority",
     "Process",
@@ -36,6 +38,7 @@ __all__ = [
     "Remote",
     "Retry",
     "RoundRobin",
+    "Scale",
     "Slots",
     "Sticky",
     "Thread",

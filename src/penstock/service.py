@@ -25,7 +25,7 @@ from penstock.core.policy.order import Order
 from penstock.core.policy.retry import Retry
 from penstock.core.policy.route import Route
 from penstock.core.policy.slots import Slots
-from penstock.core.pool import Pool
+from penstock.core.pool import Amount, Pool
 from penstock.declare import caller_signature, describe, elsewhere, validate
 from penstock.errors import ConfigError
 from penstock.executors.base import Body, Place
@@ -100,7 +100,7 @@ class ServiceOptions:
     retry: Retry | None = None
     route: Route | None = None
     on: Place | None = None
-    needs: Mapping[Pool, float] | None = None
+    needs: Mapping[Pool, Amount] | None = None
     within: float | None = None
     safe: bool | None = None  # None: not said
     start_timeout: float | None = None
@@ -175,7 +175,7 @@ def service(  # type: ignore[misc]
     retry: Retry | None = None,
     route: Route | None = None,
     on: Place | None = None,
-    needs: Mapping[Pool, float] | None = None,
+    needs: Mapping[Pool, Amount] | None = None,
     within: float | None = None,
     safe: bool | None = None,
     start_timeout: float | None = None,
@@ -192,8 +192,9 @@ def service(  # type: ignore[misc]
     bounds every call (seconds), `start_timeout` the wait in the queue, `progress_timeout` the time without an answer
     or a next item, never the length of a stream. `safe=True` declares that a call may be run twice (retries, HTTP
     GET), `safe=False` that a batch may not, even when its process died. `needs` takes amounts of shared pools while a
-    call runs. `size` gives the bytes that a queued call's input holds. `cache` lets equal calls share answers. `route`
-    chooses between replicas (`penstock.policy.Sticky` and others). Raises ConfigError for what contradicts itself.
+    call runs: numbers, or functions of its arguments (of a batched service, of the list of its items). `size` gives the
+    bytes that a queued call's input holds. `cache` lets equal calls share answers. `route` chooses between replicas
+    (`penstock.policy.Sticky` and others). Raises ConfigError for what contradicts itself.
     """
     options = ServiceOptions(
         batch=batch if isinstance(batch, Batch) else None,

@@ -33,6 +33,14 @@ def never(station: Station, request: Request, now: float) -> PenstockError | Non
             f"{station.name}: the input has {request.size} bytes, the whole queue may hold {bound.size_bytes}; "
             "send a smaller input, or raise Queue(size_bytes=...)"
         )
+    if station.variable:
+        for need in station.needs:
+            amount, pool = need.declared((request,)), need.pool
+            if amount > pool.capacity:
+                return TooLarge(
+                    f"{station.name}: this call needs {amount:.12g}{pool.unit} of {pool.name!r}, which has "
+                    f"{pool.capacity:.12g}{pool.unit} in all; send a smaller input, or raise its size"
+                )
     if station.broken is not None:
         return ServiceError(f"{station.name} has no replica left that works: {station.broken}", retry_after=5.0)
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from penstock.core.lease import LOOK, fits, kept, starved
 from penstock.core.request import ABANDONED, ENDED, QUEUED, RUNNING, STAGED
 from penstock.core.router import Router
 from penstock.core.scheduler import Scheduler
@@ -15,18 +16,23 @@ def check(scheduler: Scheduler, now: float) -> None:
     assert not scheduler.out, "commands were left behind"
     used: dict[str, float] = {}
     for station in scheduler.stations.values():
-        _counts(station)
+        _counts(scheduler, station)
         _slots(station)
         if station.router is not None:
             _hosts(station, station.router)
         if scheduler.wake_at > now:  # else a tick is due at this very instant
-            _conserves_work(station, now)
+            _conserves_work(scheduler, station, now)
         for work in station.running:
             for pool, amount in work.lease:
                 used[pool.name] = used.get(pool.name, 0.0) + amount
+    if scheduler.wake_at > now:
+        _keeps_with_reason(scheduler, now)
     for state in scheduler.pools.values():
         assert math.isclose(state.used, used.get(state.name, 0.0), abs_tol=1e-6), f"{state!r} leaks: {used}"
         assert state.used <= state.capacity + 1e-6, f"{state!r} is overdrawn"
+        assert state.effective <= state.capacity
+        assert state.leases == sum(pool is state for s in scheduler.stations.values() for w in s.running for pool, _ in w.lease)
+    assert list(scheduler.line) == [s for s in scheduler.line if s.blocked is not None], "somebody stands in line for nobody"
     if scheduler.timers:
         assert scheduler.wake_at <= scheduler.timers[0][0], "a timer would be slept through"
 
@@ -39,18 +45,25 @@ def idle(scheduler: Scheduler) -> None:
         assert station.staged == station.coming == 0 and station.queued_bytes == 0, f"{station!r} kept counts"
         assert station.apart == station.apart_bytes == 0, f"{station!r} kept places"
         assert not station.latest, f"{station!r} kept keys"
+        assert station.blocked is None, f"{station!r} waits for a pool"
+        assert all(replica.gone for replica in station.replicas if replica.leaving), f"{station!r}: one never left"
     for pool in scheduler.pools.values():
-        assert abs(pool.used) < 1e-6, f"{pool!r} leaks"
+        assert pool.used == 0.0 and pool.leases == 0, f"{pool!r} leaks"
     assert scheduler.dated == 0, "deadlines are still counted"
 
 
-def _counts(station: Station) -> None:
+def _counts(scheduler: Scheduler, station: Station) -> None:
     options = station.options
     assert len(station.queue) == len(station.waiting), f"{station!r}: the order holds {len(station.queue)}"
     assert len(station.waiting) <= options.queue.items, f"{station!r} is over its bound of items"
     assert station.queued_bytes == sum(r.size for r in station.waiting) <= options.queue.size_bytes
     assert len(station.waiting) + station.apart <= options.queue.items, f"{station!r} is over its bound with what may come back"
     assert station.in_flight == len(station.running)
+    if station.blocked is not None:
+        assert station.blocked in station.waiting, f"{station!r} is blocked by one who has gone"
+        assert station in scheduler.line, f"{station!r} is blocked and has no place in line"
+        bounded = len(station.needs) == 1  # of two pools one is kept after the other
+        assert not bounded or station.passed <= scheduler.bypass, f"{station.blocked!r} was passed {station.passed} times"
     previous = -math.inf
     for request in station.waiting:
         assert request.state == QUEUED and request.work is None, f"{request!r} waits"
@@ -74,10 +87,13 @@ def _slots(station: Station) -> None:
             f"{station.name}[{replica.index}]: free={is_free} up={replica.up} {replica.work} {replica.staged}"
         )
         assert replica.work is None or replica.work in station.running
+        assert not (replica.leaving and replica.up), f"{station.name}[{replica.index}] leaves and takes work"
+        assert not replica.gone or (replica.leaving and replica.work is None and replica.staged is None)
         if replica.staged is not None:
             staged += 1
             assert all(r.state in (STAGED, ABANDONED, ENDED) for r in replica.staged.requests)
     assert staged == station.staged
+    assert station.servers == sum(not replica.leaving for replica in station.replicas)
     assert station.coming == sum(r.staged is not None and r.work is None for r in station.replicas)
     if station.batch is not None:
         for work in station.running:
@@ -98,13 +114,39 @@ def _hosts(station: Station, router: Router) -> None:
         assert host.up == sum(replica.up for replica in slots), f"{station.name}: {host!r} has {host.up} slots up"
 
 
-def _conserves_work(station: Station, now: float) -> None:
+def _conserves_work(scheduler: Scheduler, station: Station, now: float) -> None:
     """No replica idles while released work waits within limits and pools."""
     if not station.waiting or not (station.direct or station.free):
         return
-    if station.ready_at(now) > now or not station.pools_fit():
+    if station.ready_at(now) > now or _blocked(scheduler, station, now):
         return
     assert station.batch is not None, f"{station!r} idles while work waits"
     oldest = next(iter(station.waiting)).queued
     full = len(station.waiting) >= station.batch.max_size or station.queued_cost >= station.batch.max_cost
     assert not full and now < oldest + station.batch.max_wait + 1e-9, f"{station!r} idles while a batch is due"
+
+
+def _blocked(scheduler: Scheduler, station: Station, now: float) -> bool:
+    """Whether pools keep everyone here waiting who may start: whoever has been passed too often, or all that is looked at."""
+    if not station.needs:
+        return False
+    keeping = kept(scheduler, now)
+    if any(keeping.get(need.pool, station) is not station for need in station.needs):
+        return True
+    first = starved(scheduler, station)
+    if first is not None:
+        return not fits(station, (first,))
+    if station.variable and station.blocked is not None:
+        return len(station.waiting) > LOOK or not any(fits(station, (request,)) for request in station.waiting)
+    return not fits(station, (station.queue.peek(now),))
+
+
+def _keeps_with_reason(scheduler: Scheduler, now: float) -> None:
+    """Nothing is kept for a station that could not start anyway, or that could start at once."""
+    keeping = kept(scheduler, now)
+    for pool, station in keeping.items():
+        able = (station.direct or station.free) and station.ready_at(now) <= now
+        assert able, f"{pool!r} is kept for {station!r}, which could not start"
+        assert station.blocked is not None and station.passed >= scheduler.bypass
+        alone = all(keeping.get(need.pool, station) is station for need in station.needs)
+        assert not (alone and fits(station, (station.blocked,))), f"{pool!r} is kept for {station!r}, which has room"

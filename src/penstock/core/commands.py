@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from penstock.core.request import Request, Work
+from penstock.core.station import Station
 from penstock.errors import PenstockError
 
 
@@ -39,4 +40,11 @@ class Stop(NamedTuple):
     work: Work
 
 
-Command = Start | Stage | Revoke | End | Stop
+class Retire(NamedTuple):
+    """This replica has been retired and runs nothing any more: put it away, and report `replica_gone`."""
+
+    station: Station
+    replica: int
+
+
+Command = Start | Stage | Revoke | End | Stop | Retire

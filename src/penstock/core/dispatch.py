@@ -7,21 +7,20 @@ Everything here runs inside one scheduler transition. Nothing waits for a poll: 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from penstock.core.admission import doomed
-from penstock.core.commands import Stage, Start
-from penstock.core.policy.batch import choose, release
+from penstock.core.commands import Retire, Stage, Start
+from penstock.core.lease import LOOK, barred, block, fits, largest, lease, released, starved
+from penstock.core.pick import group, pick
+from penstock.core.policy.batch import Batch, choose
 from penstock.core.request import RUNNING, STAGED, Request, Work
-from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
     from penstock.core.pool import PoolState
+    from penstock.core.replica import Replica
     from penstock.core.scheduler import Scheduler
-    from penstock.core.station import Station
-
-
-_SHORT = 0.0005  # seconds
+from penstock.core.station import Station
 
 
 def dispatch(s: Scheduler, station: Station, now: float, most: float = math.inf) -> int:
@@ -36,16 +35,16 @@ def dispatch(s: Scheduler, station: Station, now: float, most: float = math.inf)
             break
         reason = "alone"
         if station.batch is not None:
-            reason, at = _released(station, now)
+            reason, at = released(station, now)
             if not reason:
                 s.check(station, at)
                 break
-        if station.needs and not station.pools_fit():
-            for pool, amount in station.needs:
-                if not pool.fits(amount):
-                    pool.waiters[station] = None
-            break
-        requests, reason, cost = _form(s, station, now, reason)
+        if station.needs:
+            requests, reason, cost = _form_within(s, station, now, reason)
+            if not requests:
+                break
+        else:
+            requests, reason, cost = _form(s, station, now, reason)
         router = station.router
         replica = -1 if station.direct else station.free[-1] if router is None else router.pick(requests[0], now, s.random)
         start(s, Work(station, replica, requests, reason, cost), now)
@@ -55,29 +54,36 @@ def dispatch(s: Scheduler, station: Station, now: float, most: float = math.inf)
     return started
 
 
-def _released(station: Station, now: float) -> tuple[str, float]:
-    assert station.batch is not None
-    if station.draining:
-        return "drain", now
-    oldest = next(iter(station.waiting)).queued
-    return release(
-        station.batch, len(station.waiting), station.queued_cost, oldest, station.earliest, now, station.time, station.max_cost
-    )
-
-
 def _form(s: Scheduler, station: Station, now: float, reason: str, lead: float = 0.0) -> tuple[list[Request], str, float]:
     """Take the next work's requests out of the queue; it will start in `lead` seconds."""
     batch = station.batch
     if batch is None:
-        requests = _pick(s, station, now, _group(station), lead)
+        requests = pick(s, station, now, group(station), lead)
         for request in requests:
             station.dequeued(request)
         return requests, reason, sum([request.cost for request in requests])
+    window = pick(s, station, now, _window(batch), lead)
+    return _batch(station, window, window, now, reason, lead)
+
+
+def _window(batch: Batch) -> int:
     selective = batch.cost is not None or batch.key is not None
-    window = _pick(s, station, now, 4 * batch.max_size + 16 if selective else batch.max_size, lead)
-    head = window[0]
-    alike = [r for r in window if r.key == head.key] if batch.key is not None else window
+    return 4 * batch.max_size + 16 if selective else batch.max_size
+
+
+def _batch(
+    station: Station, window: list[Request], able: list[Request], now: float, reason: str, lead: float = 0.0
+) -> tuple[list[Request], str, float]:
+    """Of what was picked, the batch that goes, made of those that are `able`; the others return to the queue."""
+    batch = station.batch
+    assert batch is not None
+    head = able[0]
+    alike = [r for r in able if r.key == head.key] if batch.key is not None else able
     chosen, bound = choose(batch, station.pricing, alike, now + lead, station.time, station.max_cost)
+    if station.variable and len(chosen) > 1:
+        fitting = largest(station, chosen)
+        if len(fitting) < len(chosen):
+            chosen, bound = fitting, "memory"
     if len(chosen) < len(window):
         kept = set(map(id, chosen))
         for request in reversed(window):
@@ -92,55 +98,54 @@ def _form(s: Scheduler, station: Station, now: float, reason: str, lead: float =
     return chosen, bound or reason, cost
 
 
-def _group(station: Station) -> int:
-    """How many unbatched requests cross to a replica in one piece.
-
-    More than one only where the hand-off costs more than the work: all of them together are expected to take less
-    than half a millisecond even if each is the slowest seen lately, and every other replica gets as many.
-    """
-    peak = station.time.peak
-    if not station.groups or not station.time.known or peak > _SHORT / 2:
-        return 1
-    return max(1, min(16, len(station.waiting) // len(station.replicas), int(_SHORT / max(peak, 1e-5))))
-
-
-def _pick(s: Scheduler, station: Station, now: float, count: int, lead: float) -> list[Request]:
-    """The next `count` requests in order. Those that would be wasted give way to a full round of others, if it waits."""
-    queue = station.queue
-    full = min(count, station.round_size())
-    seconds = lead + station.round_seconds()
-    if not station.time.known or len(station.waiting) <= full or not _may_doom(station, now + seconds):
-        return queue.take(count, now)
-    good: list[Request] = []
-    bad: list[tuple[Request, PenstockError]] = []
-    while queue and len(good) < count:
-        request = queue.pop(now)
-        error = doomed(station, request, now, seconds)
-        if error is None:
-            good.append(request)
-        else:
-            queue.charge(request, -request.cost)  # a tenant does not pay for what may be dropped
-            bad.append((request, error))
-    if len(good) >= full:
-        for request, error in bad:
-            station.dequeued(request)
-            s.end(request, "refused", now, error)
-        return good
-    for request, _ in bad:
-        queue.charge(request, request.cost)
-    late = sorted([request for request, _ in bad], key=_submitted, reverse=True)  # the last to come may just be in time
-    for request in late[count - len(good) :]:
-        queue.unpop(request)
-    return good + late[: count - len(good)]
+def _form_within(s: Scheduler, station: Station, now: float, reason: str) -> tuple[list[Request], str, float]:
+    """The same within what the pools have room for; nothing if no request fits that may start now."""
+    head = station.queue.peek(now)
+    if barred(s, station, now) or not (station.variable or fits(station, (head,))):
+        block(s, station, head)
+        return [], "", 0.0
+    if station.variable:
+        return _form_varied(s, station, now, reason)
+    requests, reason, cost = _form(s, station, now, reason)
+    if station.blocked is not None:
+        station.blocked = requests[0]  # all need the same: whoever is first now starts in its place
+    return requests, reason, cost
 
 
-def _submitted(request: Request) -> float:
-    return request.submitted
-
-
-def _may_doom(station: Station, done: float) -> bool:
-    """Whether anything that waits may be too late for its deadline, or for its caller, when it is done."""
-    return station.earliest < done or (station.patience is not None and station.patience.leaving)
+def _form_varied(s: Scheduler, station: Station, now: float, reason: str) -> tuple[list[Request], str, float]:
+    """Of requests that need more or less than each other, the first that fit, unless one has been passed too often."""
+    queue, batch = station.queue, station.batch
+    if station.blocked is None and not fits(station, (head := queue.peek(now),)):
+        block(s, station, head)
+    count = _window(batch) if batch is not None else 1
+    window: list[Request] = []
+    first = starved(s, station)
+    if first is not None:
+        if not fits(station, (first,)):
+            return [], "", 0.0
+        queue.remove(first)
+        queue.charge(first, first.cost)
+        window.append(first)
+        count -= 1
+    elif station.blocked is not None:
+        count = max(count, LOOK)
+    if count and queue:
+        window += pick(s, station, now, count, 0.0)
+    able = [request for request in window if fits(station, (request,))]
+    if not able:
+        for request in reversed(window):
+            queue.unpop(request)
+        if station.blocked is None:  # the first was late, and gave way to one that does not fit
+            block(s, station, window[0])
+            return _form_varied(s, station, now, reason)
+        return [], "", 0.0
+    if batch is not None:
+        return _batch(station, window, able, now, reason)
+    for request in reversed(window):
+        if request is not able[0]:
+            queue.unpop(request)
+    station.dequeued(able[0])
+    return able[:1], reason, able[0].cost
 
 
 def start(s: Scheduler, work: Work, now: float) -> None:
@@ -164,9 +169,8 @@ def take(s: Scheduler, work: Work, now: float, freed: float) -> None:
     station.in_flight += 1
     for rate in station.rates:
         rate.started(now)
-    for pool, amount in station.needs:
-        pool.used += amount
-    work.lease = station.needs
+    if station.needs:
+        lease(s, work, now)
     work.started = now
     station.running[work] = None
     at = now + station.progress_timeout
@@ -180,7 +184,7 @@ def take(s: Scheduler, work: Work, now: float, freed: float) -> None:
             request.released = freed if freed > request.submitted else request.submitted
 
 
-def give(work: Work, now: float) -> tuple[tuple[PoolState, float], ...]:
+def give(s: Scheduler, work: Work, now: float) -> tuple[tuple[PoolState, float], ...]:
     """Return the lease, once, when the work has really stopped."""
     station = work.station
     assert not work.stopped, f"{work!r} stopped twice"
@@ -188,7 +192,7 @@ def give(work: Work, now: float) -> tuple[tuple[PoolState, float], ...]:
     del station.running[work]
     station.in_flight -= 1
     for pool, amount in work.lease:
-        pool.used -= amount
+        pool.give(amount)
     if work.replica >= 0:
         replica = station.replicas[work.replica]
         replica.work = None
@@ -199,22 +203,41 @@ def give(work: Work, now: float) -> tuple[tuple[PoolState, float], ...]:
             station.coming += 1
         elif replica.up:
             station.free.append(work.replica)
+        elif replica.leaving:
+            vacate(s, station, replica)
     return work.lease
 
 
-def wake(s: Scheduler, station: Station, now: float) -> None:
-    """The station's pools have room again: start what waits for them, the most urgent and oldest head first."""
-    waiters: dict[Station, None] = {station: None}
-    for pool, _ in station.needs:
-        waiters.update(pool.waiters)
-        pool.waiters.clear()
-    while waiters:
-        ranked = [(_rank(waiter, now), n, waiter) for n, waiter in enumerate(waiters) if waiter.waiting]
+def vacate(s: Scheduler, station: Station, replica: Replica) -> None:
+    """A replica that was retired runs nothing any more: its executor may put it away."""
+    if replica.work is None and replica.staged is None and not replica.gone:
+        replica.gone = True
+        s.out.append(Retire(station, replica.index))
+
+
+def wake(s: Scheduler, stations: Iterable[Station], now: float) -> bool:
+    """Start what can start now at these stations, the most urgent and oldest head first; returns whether any did."""
+    waiting, started = dict.fromkeys(stations), False
+    while True:
+        ranked = [(_rank(station, now), n, station) for n, station in enumerate(waiting) if station.waiting]
         if not ranked:
-            return
+            return started
         first = min(ranked)[2]
-        if not dispatch(s, first, now, most=1):
-            del waiters[first]
+        if dispatch(s, first, now, most=1):
+            started = True
+        else:
+            del waiting[first]
+
+
+def settle(s: Scheduler, now: float) -> None:
+    """At the end of a transition: if anyone was kept waiting for another, look again at all who stand in line.
+
+    The last look changes nothing, so it has judged everyone by the state that stays.
+    """
+    again = s.barring or s.lapsed
+    while again:
+        s.barring = s.lapsed = False
+        again = wake(s, list(s.line), now) or s.lapsed
 
 
 def _rank(station: Station, now: float) -> tuple[int, float, int]:

@@ -6,6 +6,7 @@ returned). Between the two it is ABANDONED: nobody waits for it, but a thread ma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Request:
 
     __slots__ = (
         "affinity",  # what a sticky route keeps together; set where the route is sticky
+        "amounts",  # what it needs alone of each pool; set where needs vary, before it is submitted
         "arrival",
         "attempts",
         "band",
@@ -62,6 +64,7 @@ class Request:
 
     affinity: Any
     failed_on: int
+    amounts: Sequence[float]
 
     def __init__(
         self,
@@ -111,6 +114,7 @@ class Work:
     """One start: requests that run together on one replica, under one lease."""
 
     __slots__ = (
+        "asked",  # the estimates behind the lease, uncorrected; set with it
         "cost",
         "lease",
         "live",
@@ -123,6 +127,8 @@ class Work:
         "stopped",
         "token",
     )
+
+    asked: tuple[float, ...]
 
     def __init__(self, station: Station, replica: int, requests: list[Request], reason: str, cost: float) -> None:
         self.station = station

@@ -8,14 +8,15 @@ Randomness (the jitter of retries) is a parameter. Ties are broken by sequence n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from random import Random
 
-from penstock.core import timeouts
+from penstock.core import replicas, timeouts
 from penstock.core.admission import never, overfull, refuse
 from penstock.core.commands import Command, End, Revoke, Stop
-from penstock.core.dispatch import dispatch, give, start, take, wake
+from penstock.core.dispatch import dispatch, give, settle, start, take, vacate, wake
+from penstock.core.lease import barred, fits, learn, left, rivals, starved
 from penstock.core.pool import LockOrder, Pool, PoolState
 from penstock.core.request import ABANDONED, BACKOFF, ENDED, PENDING, QUEUED, RUNNING, STAGED, Request, Work
 from penstock.core.station import Station, StationOptions
@@ -23,7 +24,6 @@ from penstock.errors import (
     DeadlineExceeded,
     DeadlockRefused,
     PenstockError,
-    Refused,
     ShuttingDown,
     Superseded,
 )
@@ -44,6 +44,10 @@ class Scheduler:
         self.seq = 0
         self.dated = 0  # requests with a deadline that have not ended
         self.out: list[Command] = []
+        self.bypass = 16  # how many may pass a request that waits for room in a pool
+        self.line: dict[Station, None] = {}  # who waits for room in a pool, in the order in which they began to
+        self.barring = False  # somebody there waits for what is kept for another
+        self.lapsed = False  # a request has left the queue of somebody there
 
     # Stations and replicas
 
@@ -51,45 +55,43 @@ class Scheduler:
         station = self.stations[options.name] = Station(options)
         return station
 
-    def pool(self, pool: Pool) -> PoolState:
-        state = self.pools.get(pool)
-        if state is None:
-            state = self.pools[pool] = PoolState(pool.name, pool.capacity)
-        return state
+    def pool(self, pool: Pool, capacity: float = 0.0) -> PoolState:
+        """The state of a pool, made when it is first seen; `capacity` is that of a Memory which had to be measured."""
+        return self.pools.setdefault(pool, PoolState(pool, capacity, len(self.pools)))
+
+    def pressure(self, pool: PoolState, free: float, now: float) -> Sequence[Command]:
+        """The pool's device has `free` left, beyond what is to stay free: the budget shrinks to that, or recovers."""
+        if pool.pressed(free, now):
+            wake(self, list(self.line), now)
+        return self._flush(now)
 
     def replica_up(self, station: Station, index: int, now: float) -> Sequence[Command]:
         """A replica has loaded and takes work."""
-        replica = station.replicas[index]
-        station.broken = None
-        if not replica.up:
-            replica.up = True
-            replica.freed = now
-            if station.router is not None:
-                station.router.came_up(index, now)
-            if replica.work is None and replica.staged is None:
-                station.free.append(index)
-        dispatch(self, station, now)
-        return self._flush()
+        replicas.up(self, station, index, now)
+        return self._flush(now)
 
     def replica_down(self, station: Station, index: int, now: float) -> Sequence[Command]:
         """A replica died; what it ran is reported through `finish`, what was staged there through `revoked`."""
-        replica = station.replicas[index]
-        if station.router is not None and replica.up:
-            station.router.went_down(index)
-        replica.up = False
-        if index in station.free:
-            station.free.remove(index)
-        return self._flush()
+        replicas.down(self, station, index, now)
+        return self._flush(now)
 
     def give_up(self, station: Station, error: BaseException, now: float) -> Sequence[Command]:
         """No replica will come back: refuse what waits and what comes, until one is up again."""
-        if not any(replica.up for replica in station.replicas):
-            station.broken = error
-            for request in list(station.waiting):
-                self.leave_queue(request)
-                reason = Refused(f"{station.name} has no replica left that works: {error}", retry_after=5.0)
-                self.end(request, "refused", now, reason)
-        return self._flush()
+        replicas.give_up(self, station, error, now)
+        return self._flush(now)
+
+    def add_replica(self, station: Station) -> int:
+        """A place for one more replica, the returned index; it takes work once it is up."""
+        return replicas.add(station)
+
+    def retire(self, station: Station, index: int, now: float) -> Sequence[Command]:
+        """This replica takes no new work. `Retire` follows when it runs nothing any more; what is staged comes back."""
+        replicas.retire(self, station, index, now)
+        return self._flush(now)
+
+    def replica_gone(self, station: Station, index: int) -> None:
+        """A retired replica has been put away."""
+        replicas.gone(station, index)
 
     # The life of a request
 
@@ -104,17 +106,17 @@ class Scheduler:
             error = self._circle(station, request)
         if error is not None:
             self.end(request, "expired" if isinstance(error, DeadlineExceeded) else "refused", now, error)
-            return self._flush()
+            return self._flush(now)
         if station.retry is not None:
             station.retry.deposit()
         if request.latest is not None:
             self._supersede(station, request, now)
         if station.passes(request) and self._starts_directly(station, request, now):
-            return self._flush() if self.out else _NOTHING
+            return self._flush(now) if self.out or self.barring else _NOTHING
         error = overfull(station, request) or refuse(station, request, now)
         if error is not None:
             self.end(request, "refused", now, error)
-            return self._flush()
+            return self._flush(now)
         if request.deadline is not None:
             self._date(request, request.deadline)
         request.state = QUEUED
@@ -122,9 +124,16 @@ class Scheduler:
         at = now + station.start_timeout
         if at < station.check_at:
             self.check(station, at)
-        if not station.gathers(request, now):
+        if not station.gathers(request, now) and not self._blocked(station, request, now):
             dispatch(self, station, now)
-        return self._flush() if self.out else _NOTHING
+        return self._flush(now) if self.out or self.barring else _NOTHING
+
+    def _blocked(self, station: Station, request: Request, now: float) -> bool:
+        """Whether others here wait for room already, and this one does not fit either."""
+        return station.blocked is not None and station.batch is None and not self._fits(station, request, now)
+
+    def _fits(self, station: Station, request: Request, now: float) -> bool:
+        return not barred(self, station, now) and fits(station, (request,))
 
     def _circle(self, station: Station, request: Request) -> PenstockError | None:
         chain = self.locks.cycle(request.held, station.nodes)
@@ -138,14 +147,14 @@ class Scheduler:
     def _supersede(self, station: Station, request: Request, now: float) -> None:
         older = station.latest.get(request.latest)
         if older is not None and older.state == QUEUED:
-            self.leave_queue(older)
+            self.leave_queue(older, now)
             self.end(older, "refused", now, Superseded(f"{station.name}: a newer call of the same key arrived"))
 
     def _starts_directly(self, station: Station, request: Request, now: float) -> bool:
         """What need not wait starts within `submit`, if limits and pools allow, and never sees the queue."""
-        if station.ready_at(now, nested=station.direct and not request.root) > now or (
-            station.needs and not station.pools_fit()
-        ):
+        if station.ready_at(now, nested=station.direct and not request.root) > now:
+            return False
+        if station.needs and (starved(self, station) or not self._fits(station, request, now)):
             return False
         if request.deadline is not None:
             self._date(request, request.deadline)
@@ -164,9 +173,10 @@ class Scheduler:
 
     def cancel(self, request: Request, now: float) -> Sequence[Command]:
         """The caller does not want the answer any more. The caller itself is not told again."""
-        if request.state not in (ABANDONED, ENDED):
-            self.abandon(request, "cancelled", now, None)
-        return self._flush()
+        if request.state in (ABANDONED, ENDED):
+            return _NOTHING
+        self.abandon(request, "cancelled", now, None)
+        return self._flush(now)
 
     def progress(self, request: Request, now: float) -> None:
         """A stream produced items; the first marks the answer as begun."""
@@ -194,7 +204,7 @@ class Scheduler:
         if work.live == 0:
             self.out.append(Stop(work))
         dispatch(self, station, now)
-        return self._flush()
+        return self._flush(now)
 
     def revoked(self, work: Work, now: float) -> Sequence[Command]:
         """A staged batch came back: those who still wait return to their place in the queue."""
@@ -218,8 +228,15 @@ class Scheduler:
         station.requeue(back)
         if replica.up and replica.work is None and replica.index not in station.free:
             station.free.append(replica.index)
+        elif replica.leaving:
+            vacate(self, station, replica)
         dispatch(self, station, now)
-        return self._flush()
+        return self._flush(now)
+
+    def peaked(self, work: Work, peaks: Mapping[str, float]) -> None:
+        """This running work took so many bytes of each device at its most: what the service estimates is corrected."""
+        if work.lease:
+            learn(work, peaks)
 
     def finish(
         self,
@@ -249,18 +266,18 @@ class Scheduler:
                 missed = missed or request.outcome == "expired"
                 request.state = ENDED
                 request.work = request.item = None
-        lease = give(work, now)
+        lease = give(self, work, now)
         if measured and (not station.direct or station.sampled()):
             station.time.add(work.cost, now - work.started, inside)
         for limit in station.adaptive:
             limit.ended(station.in_flight + 1, missed, now)
         if lease:
-            wake(self, station, now)
+            wake(self, [station, *rivals(self, station)], now)
         elif station.waiting:
             dispatch(self, station, now)
         elif station.turned_away is not None and not station.staged:
             station.regret(now)
-        return self._flush() if self.out else _NOTHING
+        return self._flush(now) if self.out or self.barring else _NOTHING
 
     def _retries(self, station: Station, request: Request, error: BaseException, now: float) -> bool:
         policy, budget = station.options.retry, station.retry
@@ -313,7 +330,7 @@ class Scheduler:
         """End a request that has not been answered, wherever it is; stop its work if nobody else waits for it."""
         state, work = request.state, request.work
         if state == QUEUED:
-            self.leave_queue(request)
+            self.leave_queue(request, now)
         elif state == BACKOFF and request.station is not None:
             request.station.set_apart([request], -1)
         self.end(request, outcome, now, error, stops=state not in (STAGED, RUNNING))
@@ -322,11 +339,13 @@ class Scheduler:
         elif state == RUNNING and work is not None and work.live == 0:
             self.out.append(Stop(work))
 
-    def leave_queue(self, request: Request) -> None:
+    def leave_queue(self, request: Request, now: float) -> None:
         station = request.station
         assert station is not None
         station.queue.remove(request)
         station.dequeued(request)
+        if station.blocked is not None:
+            left(self, station, request)
 
     # Time
 
@@ -356,7 +375,7 @@ class Scheduler:
                 what.check_at = math.inf
                 timeouts.station_due(self, what, now)
         self.wake_at = timers[0][0] if timers else math.inf
-        return self._flush()
+        return self._flush(now)
 
     # The end of the runtime
 
@@ -365,7 +384,7 @@ class Scheduler:
         for station in self.stations.values():
             station.draining = True
             dispatch(self, station, now)
-        return self._flush()
+        return self._flush(now)
 
     def abort(self, now: float) -> Sequence[Command]:
         """The grace is over: end everything that is left."""
@@ -378,9 +397,11 @@ class Scheduler:
         for _, _, what in list(self.timers):
             if isinstance(what, Request) and what.state == BACKOFF:
                 self.abandon(what, "cancelled", now, ShuttingDown("shut down"))
-        return self._flush()
+        return self._flush(now)
 
-    def _flush(self) -> Sequence[Command]:
+    def _flush(self, now: float) -> Sequence[Command]:
+        if self.line:
+            settle(self, now)
         if not self.out:
             return _NOTHING
         out, self.out = self.out, []

@@ -37,7 +37,7 @@ def snapshot(station: Station) -> StationSnapshot:
         queued_bytes=station.queued_bytes,
         in_flight=station.in_flight,
         staged=station.staged,
-        replicas=len(station.replicas),
+        replicas=station.servers,
         replicas_up=sum(replica.up for replica in station.replicas),
         busy=tuple(replica.work is not None for replica in station.replicas),
         limit=min(limits, default=None),

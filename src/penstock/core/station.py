@@ -15,7 +15,9 @@ from penstock.core.policy.limit import AIMD, AIMDState, Limit, RateState
 from penstock.core.policy.order import Order, Priority
 from penstock.core.policy.retry import Retry, RetryBudget
 from penstock.core.policy.route import Route
-from penstock.core.pool import PoolState
+from penstock.core.policy.scale import Scale, ScaleState
+from penstock.core.pool import Amount, Need, PoolState
+from penstock.core.replica import Replica
 from penstock.core.request import Request, Work
 from penstock.core.router import router_of
 from penstock.errors import ConfigError
@@ -32,7 +34,8 @@ class StationOptions:
     limits: tuple[Limit, ...] = field(default_factory=lambda: (AIMD(),))
     batch: Batch | None = None
     retry: Retry | None = None
-    needs: tuple[tuple[PoolState, float], ...] = ()
+    needs: tuple[tuple[PoolState, Amount], ...] = ()
+    scale: Scale | None = None
     safe: bool = False
     streams: bool = False
     stage: bool = False  # the executor can hold one full batch ready behind the running one
@@ -56,24 +59,11 @@ class StationOptions:
                 "raise items or lower Batch(max_size=...)"
             )
         for pool, amount in self.needs:
-            if not 0 < amount <= pool.capacity:
+            if not callable(amount) and not 0 < amount <= pool.capacity:
                 raise ConfigError(f"{self.name}: needs {amount:g} of pool {pool.name!r}, which has {pool.capacity:g}")
 
 
 _OWED = 16.0  # charged at once, in the unit of costs
-
-
-class Replica:
-    """One slot of a station. `freed` is when it last became idle."""
-
-    __slots__ = ("freed", "index", "staged", "up", "work")
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.up = False
-        self.work: Work | None = None
-        self.staged: Work | None = None
-        self.freed = 0.0
 
 
 class Station:
@@ -84,11 +74,16 @@ class Station:
         self.name = options.name
         self.batch = options.batch
         self.direct = options.replicas is None
-        self.needs = options.needs
+        self.needs = tuple(Need(n, pool, amount) for n, (pool, amount) in enumerate(options.needs))
+        self.variable = any(need.of is not None for need in self.needs)
+        self.blocked: Request | None = None  # the first request for which some pool had no room, until it starts or leaves
+        self.passed = 0  # how many starts have gone before it since
         self.limits = tuple(limit.state() for limit in options.limits)
         self.rates = tuple(state for state in self.limits if isinstance(state, RateState))  # these hear of starts
         self.adaptive = tuple(state for state in self.limits if isinstance(state, AIMDState))  # and these of ends
         self.replicas = [Replica(index) for index in range(options.replicas or 0)]
+        self.servers = len(self.replicas)  # without those that leave
+        self.scaling = ScaleState(options.scale) if options.scale is not None else None
         self.router = router_of(options)
         # Replicas that are up and idle; the last one is the warmest.
         self.free: list[int] = [] if self.router is None else self.router  # type: ignore[assignment]
@@ -128,7 +123,7 @@ class Station:
         self.nodes = (
             *((f"{self.name}'s replicas",) if self.replicas else ()),
             *((f"{self.name}'s limit",) if hard else ()),
-            *(pool.name for pool, _ in self.needs),
+            *(need.pool.name for need in self.needs),
         )
 
     def __repr__(self) -> str:
@@ -156,15 +151,21 @@ class Station:
         """Whether one more queued request changes nothing yet: a batch gathers, or all replicas are provided for."""
         batch, queued = self.batch, len(self.waiting)
         if batch is None or queued >= batch.max_size or self.queued_cost >= self.max_cost or self.draining:
-            return not self.free and not self.direct and (batch is None or self.staged >= len(self.replicas))
+            return not self.free and not self.direct and (batch is None or self.staged >= self.servers)
         if not self.free:
             return True
         lead = batch.max_wait + 2 * self.time.seconds(self.queued_cost)
         soon = request.deadline is not None and request.deadline - now < lead
-        return queued > 1 and batch.max_wait > 0 and not soon
+        return queued > 1 and batch.max_wait > 0 and not soon and self.blocked is None
 
-    def pools_fit(self) -> bool:
-        return all(pool.fits(amount) for pool, amount in self.needs)
+    def wanted(self, now: float) -> int:
+        """How many replicas its rule wants. What waits for a limit or a pool while one is idle asks for no other."""
+        assert self.scaling is not None
+        delay = 0.0
+        if self.waiting and not self.free:
+            delay = now - next(iter(self.waiting)).queued - (self.batch.max_wait if self.batch is not None else 0.0)
+        busy = sum([replica.work is not None and not replica.leaving for replica in self.replicas])
+        return self.scaling.wanted(self.servers, busy, delay, now)
 
     def sampled(self) -> bool:
         """Of a body on the loop every start is timed at first, then one in eight: no slot is planned with it."""
@@ -181,7 +182,7 @@ class Station:
         """How many requests one round of starts serves: a full batch, or one for each replica."""
         if self.batch is not None:
             return max(1, int(self.full_items))
-        return max(1, len(self.replicas) or self.in_flight)
+        return max(1, self.servers or self.in_flight)
 
     def round_seconds(self) -> float:
         """Predicted seconds of one full start."""
@@ -195,7 +196,7 @@ class Station:
             ready = limit.ready_at(self.in_flight, now)
             if ready < math.inf:
                 wait = max(wait, ready - now + ahead * getattr(limit, "interval", 0.0))
-        servers = len(self.replicas) if self.replicas else self.in_flight
+        servers = self.servers if self.replicas else self.in_flight
         if servers == 0 or self.free or not self.running:
             return wait
         seconds = self.round_seconds()
@@ -205,7 +206,7 @@ class Station:
 
     def starts_within(self, seconds: float) -> float:
         """An upper bound of `starts_in` for whatever comes next, when a round takes `seconds`; cheap to ask."""
-        servers = len(self.replicas) if self.replicas else self.in_flight
+        servers = self.servers if self.replicas else self.in_flight
         if servers == 0 or self.rates:
             return math.inf
         return seconds * (1.0 + (len(self.waiting) // max(1, int(self.full_items)) + self.staged) / servers)

@@ -39,7 +39,7 @@ def station_due(s: Scheduler, station: Station, now: float) -> None:
         if oldest.queued + timeout > now:
             s.check(station, oldest.queued + timeout)
             break
-        s.leave_queue(oldest)
+        s.leave_queue(oldest, now)
         message = f"{station.name}: not started within {timeout:g} s; the service is overloaded or stuck"
         s.end(oldest, "expired", now, StartTimeout(message, retry_after=1.0))
     _stalled(s, station, now)

@@ -12,8 +12,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from penstock.core.policy.scale import Scale
 from penstock.errors import ConfigError
 from penstock.executors.remote_place import Remote
 
@@ -25,7 +26,7 @@ class Inline:
     `replicas` is how many batches of a batched service run at once, or how many instances of a class there are.
     """
 
-    replicas: int = 1
+    replicas: int | Scale = 1
 
     def __post_init__(self) -> None:
         _at_least_one("Inline", self.replicas)
@@ -36,10 +37,11 @@ class Thread:
     """Run in threads of this process, never on the loop; the default for plain functions and classes.
 
     `replicas` threads: for a function as many calls run at once (default: from the machine's cores), for a class each
-    thread has its own instance (default 1).
+    thread has its own instance (default 1). `penstock.policy.Scale(1, 8)` lets their number follow
+    the queue, here as in other places.
     """
 
-    replicas: int | None = None
+    replicas: int | Scale | None = None
 
     def __post_init__(self) -> None:
         _at_least_one("Thread", 1 if self.replicas is None else self.replicas)
@@ -70,7 +72,7 @@ class Process:
     what `add` gets after the slot, and runs to its first item. There is no `recycle` then.
     """
 
-    replicas: int = 1
+    replicas: int | Scale = 1
     device: str | Sequence[str] | None = None
     threads: int | None = None
     cores: Sequence[int] | None = None
@@ -106,8 +108,13 @@ class Process:
 Place = Inline | Thread | Process | Remote
 
 
-def _at_least_one(what: str, n: int) -> None:
-    if n < 1:
+def fewest(replicas: int | Scale) -> int:
+    """How many there are at the start."""
+    return replicas.minimum if isinstance(replicas, Scale) else replicas
+
+
+def _at_least_one(what: str, n: int | Scale) -> None:
+    if fewest(n) < 1:
         raise ConfigError(f"{what}: at least 1, not {n}")
 
 
@@ -193,6 +200,13 @@ class Host(Protocol):
         """These of the work's requests, run together, were too much for the replica's memory."""
         ...
 
+    def peaked(self, work: Any, peaks: Mapping[str, float]) -> None:
+        """The most that this work took of each device ("host", "cuda:0"), in bytes above what its replica holds when idle.
+
+        Reported before `finished`, where the executor can tell it apart; estimates are corrected by it.
+        """
+        ...
+
     def called(self, request: Any, alone: bool, name: str, args: Any, kwargs: Any, within: float | None) -> Any:
         """A body in another process calls the service `name`: start that as `request`'s own, and return its future.
 
@@ -256,5 +270,24 @@ class Executor(Protocol):
         """Stop all replicas; what still runs after `within` seconds is abandoned (threads) or killed (processes).
 
         An abandoned thread still reports `finished` when it returns, if the loop still runs then.
+        """
+        ...
+
+
+@runtime_checkable
+class Scalable(Protocol):
+    """What an executor has whose replicas can be added and put away while it runs."""
+
+    async def grow(self, index: int) -> None:
+        """Load one more replica with this index, report `replica_up`, and return; raises what its constructor raised.
+
+        Several may load at once. Indices of replicas that were put away are used again, any other is the next one.
+        """
+        ...
+
+    async def shrink(self, index: int) -> None:
+        """Put this replica away: it runs nothing, nothing is staged there, and it gets no more work.
+
+        Does nothing for one that could not be loaded.
         """
         ...

@@ -15,6 +15,10 @@ from penstock.executors.base import Body, Host
 from penstock.executors.invoke import cancelled, columns, contain, spread
 
 
+def _gone(*_: Any) -> Any:
+    raise AssertionError("a replica that was put away has been given work")
+
+
 class InlineExecutor:
     """`replicas` batches at once; each replica of a class has its own instance, constructed on the loop."""
 
@@ -35,6 +39,17 @@ class InlineExecutor:
         self._targets = [self.body.load() for _ in range(self._replicas)]
         for replica in range(self._replicas):
             self._host.replica_up(replica)
+
+    async def grow(self, index: int) -> None:
+        """Construct one more replica."""
+        target = self.body.load()
+        self._targets[index : index + 1] = [target]
+        self._host.replica_up(index)
+
+    async def shrink(self, index: int) -> None:
+        """Let go of the instance; a later one may take its place."""
+        if index < len(self._targets):
+            self._targets[index] = _gone
 
     def run(self, work: Any) -> None:
         """Begin this batch in a task."""

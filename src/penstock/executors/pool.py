@@ -33,6 +33,7 @@ class Pool:
         self.short = False
         self.holding = False
         self.closing = False
+        self.leaving: deque[None] = deque()  # one for each thread that is to end
         self._loop = loop
         self._drain = drain
         self._idle: list[Gate] = []
@@ -64,6 +65,11 @@ class Pool:
             self._watching.cancel()
             self._watching = None
         self._leave_short()
+
+    def dismiss(self) -> None:
+        """One thread, whichever finds nothing to do first, ends."""
+        self.leaving.append(None)
+        self._wake()
 
     def _watch(self) -> None:
         self._watching = None
@@ -112,13 +118,20 @@ class Pool:
         ready, idle = self.ready, self._idle
         while True:
             work = self.poll()
-            if work is not None or self.closing:
+            if work is not None or self.closing or (self.leaving and self._leaves()):
                 return work
             idle.append(gate)
-            if ready or self.closing:
+            if ready or self.closing or self.leaving:
                 try:
                     idle.remove(gate)
                     continue
                 except ValueError:  # picked for a wake just now: take it, so that the gate is shut again
                     pass
             gate.wait()
+
+    def _leaves(self) -> bool:
+        try:
+            self.leaving.popleft()
+        except IndexError:  # another thread was faster
+            return False
+        return True

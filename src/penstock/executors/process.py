@@ -14,9 +14,10 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from penstock.executors.base import Body, Host, Process
+from penstock.executors.base import Body, Host, Process, fewest
 from penstock.executors.process_child import Child
 from penstock.executors.process_launch import Launcher
+from penstock.executors.process_renewal import LINGER
 from penstock.executors.process_replica import Replica
 from penstock.executors.process_supervisor import Supervisor
 
@@ -125,10 +126,27 @@ class ProcessExecutor(Processes):
         buffer: int = 64,
         progress_timeout: float = 60.0,
         safe: bool | None = None,
+        measure: bool = False,
     ) -> None:
         super().__init__(body, host, loop, options, threads, buffer=buffer, progress_timeout=progress_timeout)
         self.again = not body.streams and (body.batched if safe is None else safe)  # may a work be run again?
-        self.replicas: list[Replica] = [Replica(self, index) for index in range(options.replicas)]
+        self.measure = measure  # the memory that each work takes
+        self.replicas: list[Replica] = [Replica(self, index) for index in range(fewest(options.replicas))]
+
+    async def grow(self, index: int) -> None:
+        """Launch one more child."""
+        replica = Replica(self, index)
+        self.replicas[index : index + 1] = [replica]
+        await replica.launch()
+        self.host.replica_up(index)
+
+    async def shrink(self, index: int) -> None:
+        """Let this child end; it is killed if it takes too long."""
+        child = self.replicas[index].renewal.leave()
+        if child is not None:
+            child.stop()
+            await asyncio.wait([child.gone], timeout=LINGER)
+            child.kill()
 
     def run(self, work: Any) -> None:
         """Send this work to its child, which is idle."""

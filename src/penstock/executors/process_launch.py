@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import ConfigError
-from penstock.executors.base import Body, Process
+from penstock.executors.base import Body, Process, fewest
 from penstock.executors.child import arena
 
 _WORKER = str(Path(__file__).parent / "child")
@@ -92,7 +92,8 @@ class Launcher:
                 found["CUDA_VISIBLE_DEVICES"] = visible(int(number or 0))
                 found["PENSTOCK_DEVICE"] = "cuda:0"  # the only one that this child sees
         if options.cores:
-            found["PENSTOCK_CORES"] = ",".join(map(str, share(tuple(options.cores), index, options.replicas)))
+            count = fewest(options.replicas)
+            found["PENSTOCK_CORES"] = ",".join(map(str, share(tuple(options.cores), index % count, count)))
         found.update(options.env or {})
         found["PENSTOCK_PARENT"] = str(os.getpid())
         return found

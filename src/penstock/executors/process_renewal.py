@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from penstock.executors.process_replica import Replica
 
 log = logging.getLogger("penstock")
-_LINGER = 5.0  # seconds that a process may take to end when it has been replaced
+LINGER = 5.0  # seconds that a process may take to end when it has been replaced
 
 
 class Renewed(ServiceError):
@@ -30,6 +30,7 @@ class Renewal:
         self._replica = replica
         self._successor: Child | None = None
         self._begun = False
+        self.over = False
         self._alone = any(device != "cpu" for device in replica.owner.options.device or ())
 
     def look(self) -> None:
@@ -77,7 +78,7 @@ class Renewal:
             replica.encode(replica.staged)
         if old is not None:
             old.stop()
-            replica.owner.loop.call_later(_LINGER, old.kill)
+            replica.owner.loop.call_later(LINGER, old.kill)
 
     def take(self) -> Child | None:
         """The process has died: its successor, if that is ready."""
@@ -85,6 +86,15 @@ class Renewal:
         if successor is not None:
             self._begun = False
         return successor
+
+    def leave(self) -> Child | None:
+        """Nothing runs in this replica any more, and nothing will: the process that is left, if there is one."""
+        self.over = True
+        successor = self.take()
+        if successor is not None:
+            successor.kill()
+        child, self._replica.child = self._replica.child, None
+        return child
 
     def _retire(self) -> None:
         """Let the process go, and start another when it has; nothing runs now."""
@@ -96,7 +106,7 @@ class Renewal:
         if staged is not None:
             host.returned(staged)
         old.stop()
-        replica.owner.loop.call_later(_LINGER, old.kill)
+        replica.owner.loop.call_later(LINGER, old.kill)
         replica.owner.spawn(self._follow(old))
 
     async def _follow(self, old: Child) -> None:

@@ -14,6 +14,7 @@ from penstock.errors import InvalidRequest, PenstockError, ServiceError, WorkerL
 from penstock.executors.child.wire import OUTGROWN, Frame
 from penstock.executors.process_child import Child, results_of
 from penstock.executors.process_life import GivenUp
+from penstock.executors.process_peak import NoPeak, Peak
 from penstock.executors.process_renewal import Renewal
 from penstock.executors.process_supervisor import Supervisor
 from penstock.executors.process_trial import Trial
@@ -37,6 +38,7 @@ class Replica(Supervisor):
         self.waiting: tuple[Any, Trial] | None = None  # goes on as soon as a process is up
         self.numbers = self.works = 0
         self.renewal = Renewal(self)
+        self.peak = Peak(owner.host) if owner.measure else NoPeak()
 
     # Work
 
@@ -56,6 +58,7 @@ class Replica(Supervisor):
 
     def run(self, work: Any) -> None:
         """Begin this work; the replica is free."""
+        self.peak.begin(self.child)
         self.send(self.prepare(work))
 
     def send(self, unit: Unit) -> None:
@@ -124,6 +127,7 @@ class Replica(Supervisor):
             unit.trial.answered(results_of(frame, count, name)[0])
             self.proceed(unit.work, unit.trial)
         else:
+            self.peak.report(unit, child)
             following = self._go_on()
             self.owner.host.finished(unit.work, *results_of(frame, count, name))
             if following is not None:
@@ -250,6 +254,9 @@ class Replica(Supervisor):
             self.finish(work, trial.results, measured=False)
 
     def up(self, child: Child) -> None:
+        if self.renewal.over:  # the replica is to go too
+            child.kill()
+            return
         self.works = 0
         self.child = child
         waiting, self.waiting = self.waiting, None

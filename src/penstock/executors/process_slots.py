@@ -13,7 +13,7 @@ from typing import Any
 
 from penstock.core.policy.slots import Slots
 from penstock.errors import InvalidRequest, PenstockError, ServiceError, WorkerLost
-from penstock.executors.base import Body, Host, Process
+from penstock.executors.base import Body, Host, Process, fewest
 from penstock.executors.child.wire import Encoded, Frame
 from penstock.executors.flow import Credit
 from penstock.executors.process import Processes
@@ -187,7 +187,7 @@ class ProcessSlotsExecutor(Processes):
         super().__init__(body, host, loop, options, threads, buffer=buffer, progress_timeout=progress_timeout, steps=steps)
         self.size = slots.size
         self.seats: dict[Any, Seat] = {}  # by work
-        self.replicas: list[SlotsReplica] = [SlotsReplica(self, index) for index in range(options.replicas)]
+        self.replicas: list[SlotsReplica] = [SlotsReplica(self, index) for index in range(fewest(options.replicas))]
 
     def _slots(self, index: int) -> range:
         n = len(self.replicas)

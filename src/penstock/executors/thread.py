@@ -58,6 +58,8 @@ class ThreadExecutor:
         self._pools = pools if body.is_class else pools * replicas  # by replica
         self._workers = [Worker(self._shared, pool, index) for index, pool in enumerate(self._pools)]
         self._watch = GilWatch((worker.meter for worker in self._workers), self._awake)
+        self._present = set(range(replicas))
+        self._leaving: dict[int, asyncio.Future[None]] = {}
 
     async def start(self) -> None:
         """Construct every replica in its own thread; raises what the first failing constructor raised."""
@@ -78,6 +80,29 @@ class ThreadExecutor:
             raise
         for worker in self._workers:
             self._host.replica_up(worker.index)
+
+    async def grow(self, index: int) -> None:
+        """Start one more thread, which constructs its own instance when the body is a class."""
+        pool = Pool(self._loop, self._drain) if self.body.is_class else self._pools[0]
+        self._pools[index : index + 1] = [pool]
+        worker = Worker(self._shared, pool, index)
+        self._workers.append(worker)
+        self._alive += 1
+        loaded: asyncio.Future[None] = self._loop.create_future()
+        worker.start(loaded)
+        await loaded
+        self._present.add(index)
+        self._watch = GilWatch((worker.meter for worker in self._workers), self._awake)
+        self._host.replica_up(index)
+
+    async def shrink(self, index: int) -> None:
+        """End one thread: the instance's own, or whichever of a function's is idle first."""
+        if index not in self._present or not self._alive:
+            return
+        self._present.remove(index)
+        ended = self._leaving[index] = self._loop.create_future()
+        self._pools[index].dismiss()
+        await ended
 
     def run(self, work: Any) -> None:
         """Begin this work; a function's threads are interchangeable, an instance has its own."""
@@ -204,7 +229,16 @@ class ThreadExecutor:
         else:
             self._pools[control.index].size -= 1
             self._alive -= 1
+            self._workers.remove(control)
+            if self._leaving:
+                self._left(control.index if self.body.is_class else next(iter(self._leaving)))
             if not self._alive:
                 self._quiet.set()
                 if self._bell is not None:
                     self._bell.silence()
+
+    def _left(self, index: int) -> None:
+        ended = self._leaving.pop(index, None)
+        if ended is not None and not ended.done():
+            ended.set_result(None)
+        self._watch = GilWatch((worker.meter for worker in self._workers), self._awake)

@@ -126,6 +126,7 @@ class Status(msgspec.Struct):
 def status(app: App, metrics: Metrics) -> Status:
     """Everything, now. Call it on the loop, after the log was flushed."""
     runtime, process = metrics.runtime, metrics.process
+    scheduler = runtime.scheduler
     now, host = runtime.clock(), psutil.virtual_memory()
     return Status(
         name=app.name,
@@ -141,8 +142,8 @@ def status(app: App, metrics: Metrics) -> Status:
         restarts=runtime.restarts,
         services=[_service(binding, metrics.services.get(binding.name), now) for binding in runtime.bindings.values()],
         pools=[
-            PoolStatus(p.name, p.capacity, p.used, [station.name for station in p.waiters])
-            for p in runtime.scheduler.pools.values()
+            PoolStatus(p.name, p.capacity, p.used, [s.name for s in scheduler.line if any(n.pool is p for n in s.needs)])
+            for p in scheduler.pools.values()
         ],
     )
 

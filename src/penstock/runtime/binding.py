@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.policy.admit import Latest
@@ -13,6 +13,7 @@ from penstock.core.station import Station
 from penstock.errors import WorkerLost
 from penstock.executors.base import Executor, Place
 from penstock.runtime.call import BoundCall
+from penstock.runtime.memory import estimate
 from penstock.runtime.nested import start_nested
 from penstock.runtime.place import make_executor
 from penstock.runtime.shared import SharedCall, Sharing
@@ -50,6 +51,7 @@ class Binding:
         self.batch = options.batch
         self.size = options.size
         self.within = options.within
+        self.variable = station.variable
         self.names = tuple(service.signature.parameters)
         self.name_set = frozenset(self.names)
         station.owner = self
@@ -68,6 +70,7 @@ class Binding:
         if self.executor is None:
             self.executor = make_executor(self)
             await self.executor.start()
+            self.runtime.replicas.start()
 
     def start_soon(self) -> None:
         """For a service that nobody listed: load when the first call comes."""
@@ -105,6 +108,8 @@ class Binding:
             request.id = runtime.next_id()
         if self.batch is not None:
             self._price(call, request)
+        if self.variable:
+            request.amounts = estimate(self.service, request, call.args, call.kwargs)
         if self.keyed:
             self._key(call, request)
         if self.size is not None:
@@ -246,6 +251,9 @@ class Binding:
 
     def outgrown(self, work: Work, part: range) -> None:
         self.station.outgrown(work.requests[part.start : part.stop])
+
+    def peaked(self, work: Work, peaks: Mapping[str, float]) -> None:
+        self.scheduler.peaked(work, peaks)
 
     def called(
         self, request: Request | None, alone: bool, name: str, args: Any, kwargs: Any, within: float | None

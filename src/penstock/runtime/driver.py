@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from penstock.context import Budget, Frame, frame_var, tighten
-from penstock.core.commands import Command, End, Revoke, Stage, Start, Stop
+from penstock.core.commands import Command, End, Retire, Revoke, Stage, Start, Stop
 from penstock.core.request import Work
 from penstock.core.scheduler import Scheduler
 from penstock.core.snapshot import StationSnapshot, snapshot
@@ -29,7 +29,9 @@ from penstock.runtime.app import App
 from penstock.runtime.binding import Binding
 from penstock.runtime.call import BoundCall
 from penstock.runtime.log import Log
+from penstock.runtime.memory import Budgets
 from penstock.runtime.place import station_options
+from penstock.runtime.replicas import Replicas
 from penstock.runtime.sizes import Profile, Sizes, sizes
 from penstock.runtime.watch import Watch
 from penstock.service import Service, register, unregister
@@ -79,6 +81,8 @@ class Runtime:
         self.started = False
         self.closing = False
         self.watch = Watch(self) if watch else None
+        self.budgets = Budgets(self)
+        self.replicas = Replicas(self)
         self.loop: asyncio.AbstractEventLoop
         self.thread = 0  # of the loop
         self.log: Log
@@ -115,6 +119,7 @@ class Runtime:
         if self.closing:
             return
         self.closing = True
+        self.replicas.stop()
         try:
             await self.drain(self.grace if within is None else within)
         finally:
@@ -125,6 +130,7 @@ class Runtime:
             if self.watch is not None:
                 self.watch.stop()
             self.log.flush()
+            self.budgets.stop()
             unregister(self)
 
     async def drain(self, within: float) -> None:
@@ -242,6 +248,14 @@ class Runtime:
             raise ShuttingDown("the runtime has stopped and takes no new calls") from None
         return future
 
+    async def scale(self, service: Service[..., Any], replicas: int) -> None:
+        """Have this many replicas; returns when new ones are up. Retired ones finish what they run."""
+        await self.replicas.scale(self.bind(service), replicas)
+
+    async def roll(self, service: Service[..., Any]) -> None:
+        """Replace every replica, one at a time, each new one up before an old one drains; returns when all are new."""
+        await self.replicas.roll(self.bind(service))
+
     def post(self, action: Callable[[], object]) -> None:
         """Run `action` on the loop soon; many posts wake the loop once."""
         self._inbox.append(action)
@@ -283,6 +297,8 @@ class Runtime:
                 call.fail(command.error)
             elif isinstance(command, Revoke):
                 back.append(command)
+            elif isinstance(command, Retire):
+                self.replicas.retired(*command)
             else:
                 self._apply_rarer(command)
         for command in back:

@@ -9,9 +9,10 @@ from penstock.core.policy.admit import Queue
 from penstock.core.policy.limit import AIMD
 from penstock.core.policy.order import FairShare, Order, Priority
 from penstock.core.policy.retry import Retry
+from penstock.core.policy.scale import Scale
 from penstock.core.station import StationOptions
 from penstock.errors import ConfigError, Refused, ServiceError
-from penstock.executors.base import Executor, Inline, Place, Process, Thread
+from penstock.executors.base import Executor, Inline, Place, Process, Thread, fewest
 from penstock.executors.remote_place import Remote
 from penstock.runtime.sizes import Sizes, usable_cores
 from penstock.service import Service
@@ -30,11 +31,11 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
     options, body = service.options, service.body
     place: Place = options.on or (Inline() if body.is_async else Thread())
     if isinstance(place, Inline):
-        replicas = place.replicas if body.batched or body.steps else None
+        replicas = fewest(place.replicas) if body.batched or body.steps else None
     elif isinstance(place, Thread):
-        replicas = place.replicas or (1 if body.is_class or body.batched else defaults.threads)
+        replicas = fewest(place.replicas or (1 if body.is_class or body.batched else defaults.threads))
     else:
-        replicas = place.replicas
+        replicas = fewest(place.replicas)
     hosts: tuple[str, ...] = ()
     if isinstance(place, Remote):
         hosts = tuple(place.urls)
@@ -44,7 +45,7 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
     queue = next((policy for policy in options.admit if isinstance(policy, Queue)), None)
     if queue is None:
         queue = Queue() if defaults.queue_items is None else Queue(items=defaults.queue_items)
-    needs = tuple((runtime.scheduler.pool(pool), amount) for pool, amount in (options.needs or {}).items())
+    needs = tuple((runtime.budgets.state(pool), amount) for pool, amount in (options.needs or {}).items())
     return (
         StationOptions(
             name=service.name,
@@ -55,6 +56,7 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
             batch=options.batch,
             retry=_ELSEWHERE if options.retry is None and options.safe and isinstance(place, Remote) else options.retry,
             needs=needs,
+            scale=place.replicas if isinstance(place.replicas, Scale) and replicas is not None else None,
             safe=bool(options.safe),
             streams=body.streams or body.steps,
             stage=body.batched and not isinstance(place, Inline | Remote),
@@ -106,7 +108,18 @@ def make_executor(binding: Binding) -> Executor:
         from penstock.executors.process import ProcessExecutor
 
         limit, safe, threads = binding.station.progress_timeout, service.options.safe, _threads(place)
-        return ProcessExecutor(service.body, binding, loop, place, threads, buffer=buffer, progress_timeout=limit, safe=safe)
+        measure = any(need.pool.device == "host" for need in binding.station.needs)
+        return ProcessExecutor(
+            service.body,
+            binding,
+            loop,
+            place,
+            threads,
+            buffer=buffer,
+            progress_timeout=limit,
+            safe=safe,
+            measure=measure,
+        )
     if isinstance(place, Remote):
         from penstock.executors.remote import RemoteExecutor
 
@@ -118,4 +131,4 @@ def make_executor(binding: Binding) -> Executor:
 
 
 def _threads(place: Process) -> int:
-    return place.threads or max(1, usable_cores() // place.replicas)
+    return place.threads or max(1, usable_cores() // fewest(place.replicas))

@@ -1,0 +1,148 @@
+"""Replicas that come and go while a service runs: by hand, by rule, and one after the other to renew them all.
+
+The core decides who takes work; an executor only loads (`grow`) and puts away (`shrink`) what the core names. New replicas
+take work once they are up; a retired one finishes what it runs first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from penstock.core.replica import Replica
+from penstock.core.station import Station
+from penstock.errors import ConfigError
+from penstock.executors.base import Scalable
+
+if TYPE_CHECKING:
+    from penstock.runtime.binding import Binding
+    from penstock.runtime.driver import Runtime
+
+_EVERY = 0.25  # seconds between two looks at the queues of services that scale by themselves
+
+logger = logging.getLogger("penstock")
+
+
+class Replicas:
+    """Adds and retires the replicas of one runtime's services. One change of a service at a time."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self._locks: dict[Binding, asyncio.Lock] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._away: dict[tuple[Station, int], asyncio.Future[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def scale(self, binding: Binding, count: int) -> None:
+        """Have `count` replicas: returns when those that are new are up, while retired ones finish what they run."""
+        executor, station = self._scalable(binding), binding.station
+        if count < 1:
+            raise ConfigError(f"scale({binding.name}, {count}): at least 1")
+        async with self._lock(binding):
+            missing = count - station.servers
+            results = await asyncio.gather(*(self._grow(binding, executor) for _ in range(missing)), return_exceptions=True)
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+            for replica in _expendable(station)[: max(0, -missing)]:
+                self._retire(binding, replica.index)
+
+    async def roll(self, binding: Binding) -> None:
+        """Replace every replica: each new one is up before an old one drains, and that is gone before the next comes."""
+        executor, station = self._scalable(binding), binding.station
+        async with self._lock(binding):
+            for index in [replica.index for replica in station.replicas if not replica.leaving]:
+                await self._grow(binding, executor)
+                self._retire(binding, index)
+                away = self._away.get((station, index))
+                if away is not None:
+                    await asyncio.shield(away)
+
+    def _scalable(self, binding: Binding) -> Scalable:
+        executor = binding.executor
+        if not isinstance(executor, Scalable):
+            what = "runs on the loop" if binding.direct else "has not been started, or runs where replicas cannot be added"
+            raise ConfigError(f"{binding.name} {what}: it has no replicas to scale")
+        return executor
+
+    def _lock(self, binding: Binding) -> asyncio.Lock:
+        return self._locks.setdefault(binding, asyncio.Lock())
+
+    async def _grow(self, binding: Binding, executor: Scalable) -> None:
+        index = self.runtime.scheduler.add_replica(binding.station)
+        try:
+            await executor.grow(index)
+        except BaseException:
+            self._retire(binding, index)
+            raise
+
+    def _retire(self, binding: Binding, index: int) -> None:
+        runtime, station = self.runtime, binding.station
+        self._away[station, index] = runtime.loop.create_future()
+        runtime.apply(runtime.scheduler.retire(station, index, runtime.clock()))
+        runtime.arm()
+
+    def retired(self, station: Station, index: int) -> None:
+        """The core ordered: this replica runs nothing any more."""
+        if self.runtime.closing:
+            self._gone(station, index)  # its executor is about to stop all of them
+        else:
+            self._spawn(self._put_away(station, index))
+
+    async def _put_away(self, station: Station, index: int) -> None:
+        executor = station.owner.executor
+        try:
+            if isinstance(executor, Scalable):
+                await executor.shrink(index)
+        finally:
+            self._gone(station, index)
+
+    def _gone(self, station: Station, index: int) -> None:
+        self.runtime.scheduler.replica_gone(station, index)
+        away = self._away.pop((station, index), None)
+        if away is not None and not away.done():
+            away.set_result(None)
+
+    # By rule
+
+    def start(self) -> None:
+        """Begin to look at the services that scale by themselves, if there are any."""
+        if self._timer is None and any(b.station.scaling is not None for b in self.runtime.bindings.values()):
+            self._timer = self.runtime.loop.call_later(_EVERY, self._look)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self.runtime.clock()
+        for binding in self.runtime.bindings.values():
+            station = binding.station
+            if station.scaling is None or station.draining or binding.executor is None or self._lock(binding).locked():
+                continue
+            count = station.wanted(now)
+            if count != station.servers:
+                self._spawn(self._follow(binding, count))
+        self.start()
+
+    async def _follow(self, binding: Binding, count: int) -> None:
+        try:
+            await self.scale(binding, count)
+        except Exception as error:
+            logger.warning("%s could not be scaled to %d replicas: %r", binding.name, count, error)
+
+    def _spawn(self, work: object) -> None:
+        task = self.runtime.loop.create_task(work)  # type: ignore[arg-type, var-annotated]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _expendable(station: Station) -> list[Replica]:
+    """Those that can be spared first: what is down, then what is idle (the one used last goes last), then the newest."""
+    idle = {index: place for place, index in enumerate(station.free)}
+    staying = [replica for replica in station.replicas if not replica.leaving]
+    return sorted(staying, key=lambda r: (r.up, r.work is not None, r.staged is not None, idle.get(r.index, 0), -r.index))
