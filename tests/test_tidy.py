@@ -17,7 +17,7 @@ MODULES = sorted(SRC.rglob("*.py"))
 # Leftward only. Names on one line are siblings and may not import each other (a package may import itself).
 LAYERS = [
     {"errors"},
-    {"codec", "core"},
+    {"codec", "core", "devices"},
     {"executors"},
     {"policy", "context", "declare", "service", "threads"},
     {"runtime"},
@@ -34,10 +34,10 @@ LAZY = {
 }
 IMPURE = {"asyncio", "time", "os", "sys", "socket", "logging", "threading", "random", "subprocess", "datetime", "uuid", "io"}
 LONG_MODULES: dict[str, int] = {
-    "core/scheduler.py": 395,  # every transition of a request, in one place to read
+    "core/scheduler.py": 415,  # every transition of a request, in one place to read
     "runtime/call.py": 340,
-    "runtime/driver.py": 335,
-    "runtime/binding.py": 325,  # all that an executor reports, in one place
+    "runtime/driver.py": 355,
+    "runtime/binding.py": 335,  # all that an executor reports, in one place
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from penstock.core.check import check
 from penstock.core.commands import End, Start
-from penstock.core.request import RUNNING, Request, Work
+from penstock.core.request import Request, Work
 from penstock.core.scheduler import Scheduler
 from penstock.core.station import Station, StationOptions
 
@@ -36,9 +36,13 @@ class Stand:
         check(self.scheduler, self.now)
 
     def submit(self, station: Station | None = None, **fields: Any) -> Request:
+        amounts = fields.pop("amounts", None)
         request = Request(arrival=self.now, **fields)
-        self.do(self.scheduler.submit(station or self.station, request, self.now))
-        if (station or self.station).direct and request.state == RUNNING and request.work is not None:
+        if amounts is not None:
+            request.amounts = amounts
+        commands = self.scheduler.submit(station or self.station, request, self.now)
+        self.do(commands)
+        if (station or self.station).direct and request.work is not None and Start(request.work) not in commands:
             self.started.append(request.work)
         return request
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from penstock.core import admission, dispatch, pool, queues, router, scheduler, station, timeouts
+from penstock.core import admission, dispatch, estimate, lease, pool, queues, replicas, router, scheduler, station, timeouts
 from penstock.core.policy import batch, limit, retry
 from penstock.executors import inline
 from penstock.runtime import binding, call, compose, driver, stream
@@ -37,17 +37,36 @@ def mutant(function: Callable[..., Any], old: str, new: str) -> Callable[..., An
 
 MUTATIONS = {
     "a forgotten slot": (dispatch, "give", "station.free.append(work.replica)", "pass"),
-    "a pool that is not given back": (dispatch, "give", "pool.used -= amount", "pass"),
+    "a pool that is not given back": (pool.PoolState, "give", "self.used - amount", "self.used"),
+    "bytes that are leased twice": (lease, "lease", "pool.take(amount)", "pool.take(amount + amount)"),
+    "a bypass without bound": (lease, "starved", "station.passed >= s.bypass", "False"),
+    "a bypass that is not counted": (lease, "lease", "other.passed += 1", "pass"),
+    "large ones behind their own small ones": (dispatch, "_form_varied", "first = starved(s, station)", "first = None"),
+    "what is kept for one who has left": (lease, "left", "unblock(s, station)", "pass"),
+    "what is kept for one who could not start": (lease, "kept", "or not _able(station, now)", ""),
+    "what is kept for one who waits for no room": (lease, "_able", "station.ready_at(now) > now", "False"),
+    "those who wait for what has lapsed": (lease, "barred", "s.barring or found", "s.barring"),
+    "a place in line that is lost with each caller": (lease, "left", "if heir is not None:", "if False:"),
+    "a start that nobody in line has noticed": (lease, "rivals", "need.pool is its.pool", "False"),
+    "a budget that does not shrink": (pool.PoolState, "pressed", "self.effective = min", "_ = min"),
+    "a budget that grows without waking": (scheduler.Scheduler, "pressure", "wake(self, list(self.line), now)", "pass"),
+    "a batch that is larger than what is free": (dispatch, "_batch", "if station.variable and len(chosen) > 1:", "if False:"),
+    "what can never fit": (admission, "never", "amount > pool.capacity", "False"),
+    "a correction without bound": (estimate.Correction, "add", "min(max(peak / estimate, self.LEAST), self.MOST)", "9.0"),
+    "a retired replica that gets work": (replicas, "retire", "down(s, station, index, now)", "pass"),
+    "a retired replica that stays": (dispatch, "give", "elif replica.leaving:", "elif False:"),
+    "a retired replica that keeps its staged work": (replicas, "retire", "s.out.append(Revoke(replica.staged))", "pass"),
+    "a replica put away while it runs": (dispatch, "vacate", "replica.work is None and replica.staged is None and", ""),
     "a lost wake-up after an end": (scheduler.Scheduler, "finish", "if station.waiting:", "if False:"),
-    "waiters of a pool that are forgotten": (dispatch, "wake", "waiters.update(pool.waiters)", "pass"),
-    "a double end": (scheduler.Scheduler, "cancel", "not in (ABANDONED, ENDED)", "not in (99,)"),
+    "waiters of a pool that are forgotten": (scheduler.Scheduler, "finish", "*rivals(self, station)", ""),
+    "a double end": (scheduler.Scheduler, "cancel", "in (ABANDONED, ENDED)", "in (99,)"),
     "an expired request that starts": (timeouts, "request_due", "now >= deadline", "False"),
     "bytes that stay counted": (station.Station, "dequeued", "self.queued_bytes -= request.size", "pass"),
     "staged work that is forgotten": (scheduler.Scheduler, "revoked", "back.append(request)", "pass"),
     "a gap that is not kept": (limit.RateState, "ready_at", "self.last + self.policy.min_gap", "now"),
     "a timer that is not armed": (scheduler.Scheduler, "check", "self.arm(at, station)", "pass"),
     "a bound that is not checked": (admission, "overfull", "queued >= bound.items", "False"),
-    "a batch that mixes keys": (dispatch, "_form", "if batch.key is not None else window", "if False else window"),
+    "a batch that mixes keys": (dispatch, "_batch", "if batch.key is not None else able", "if False else able"),
     "a batch that costs too much": (batch, "choose", "costs[n - 1] > most", "False"),
     "a request that stays in the queue": (scheduler.Scheduler, "leave_queue", "station.queue.remove(request)", "pass"),
     "a retry whose place is not kept": (scheduler.Scheduler, "_retries", "station.set_apart([request], 1)", "pass"),
@@ -64,12 +83,12 @@ MUTATIONS = {
     "idling that earns credit": (
         queues.Ledger,
         "lift",
-        "max(self.counters.get(tenant, 0.0), self.floor)",
+        "max(self.counters.get(tenant, 0.0), least)",
         "self.counters.get(tenant, 0.0)",
     ),
     "work that is not charged": (queues.Ledger, "charge", "+ cost / self.weight(tenant)", "+ 0.0"),
     "a staged work without its place": (dispatch, "give", "station.coming += 1", "pass"),
-    "a dead replica that is free": (dispatch, "give", "elif replica.up:", "else:"),
+    "a dead replica that is free": (dispatch, "give", "elif replica.up:", "elif True:"),
     "a circle of waiting": (pool.LockOrder, "cycle", "return [source, *chain]", "continue"),
     "a rate that is not kept": (limit.RateState, "started", "max(now, self.tat) + self.interval", "now"),
     "a host whose work stays counted": (router.Router, "stopped", "host.running -= 1", "pass"),

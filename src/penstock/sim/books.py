@@ -26,6 +26,7 @@ from penstock.core.request import (
     Work,
 )
 from penstock.core.station import Station
+from penstock.sim.leases import Leases
 
 MOVES = {
     *((PENDING, state) for state in (QUEUED, STAGED, RUNNING, ENDED)),
@@ -40,9 +41,10 @@ MOVES = {
 class Books:
     """Counts of one storm."""
 
-    def __init__(self, stations: Sequence[Station]) -> None:
+    def __init__(self, stations: Sequence[Station], bypass: int = 16) -> None:
         self.running: dict[Work, None] = {}
         self.slots: dict[tuple[str, int], Work] = {}
+        self.late: dict[Work, None] = {}  # staged at a replica when it was retired: its worker may yet take it
         self.stops: set[int] = set()
         self.works: list[Work] = []  # keeps ids unique
         self.ends: dict[Request, float] = {}
@@ -50,6 +52,7 @@ class Books:
         self.retries: Counter[str] = Counter()
         self.starts: dict[str, deque[float]] = {}
         self.fair = [Fairness(s) for s in stations if _by_turns(s)]
+        self.leases = Leases(stations, bypass)
         self.states: dict[Request, int] = {}  # of those that have not ended, as they were last seen
         self.moves: Counter[str] = Counter()
         self.waits: dict[str, set[str]] = {}  # who holds -> what was waited for
@@ -68,7 +71,7 @@ class Books:
         if work.replica >= 0:
             key = (station.name, work.replica)
             assert key not in self.slots, f"{key} runs two works"
-            assert station.replicas[work.replica].up, f"{key} is down"
+            assert station.replicas[work.replica].up or work in self.late, f"{key} is down"
             self.slots[key] = work
         for request in work.requests:
             if request.state == RUNNING:
@@ -95,9 +98,7 @@ class Books:
                 if len(starts) == policy.burst:
                     assert now - starts[0] >= limit.interval - 1e-9, f"{station.name} starts too often"
                 starts.append(now)
-        for pool, _ in station.needs:
-            used = sum(amount for other in self.running for p, amount in other.station.needs if p is pool)
-            assert used <= pool.capacity + 1e-9, f"{pool!r}: {used:g} taken"
+        self.leases.started(work, list(self.running), now)
 
     def stopped(self, work: Work) -> None:
         assert work in self.running and id(work) not in self.stops, f"{work!r} stopped twice"
@@ -120,7 +121,7 @@ class Books:
         assert request.outcome, f"{request!r} has no outcome"
         self.ends[request] = request.ended
 
-    def look(self) -> None:
+    def look(self, now: float) -> None:
         """After every step: who has moved, and who is backlogged."""
         moved = [(request, old) for request, old in self.states.items() if request.state != old]
         for request, old in moved:
@@ -131,6 +132,7 @@ class Books:
                 del self.states[request]
         for fairness in self.fair:
             fairness.look()
+        self.leases.look(now)
 
     def close(self, requests: Sequence[Request], by: float | None) -> None:
         """At the end: everyone was answered, once, and (when nobody shut down) in bounded time."""
@@ -149,11 +151,15 @@ def _by_turns(station: Station) -> bool:
     """
     batch = station.batch
     plain = batch is None or (batch.cost is None and batch.key is None and not station.options.stage)
+    plain = plain and not station.variable  # small ones pass large ones
     return isinstance(station.options.order, FairShare) and plain and not station.direct
 
 
 class Fairness:
-    """Between two tenants that stay backlogged, weighted service differs by at most twice the largest cost / weight."""
+    """Between two tenants that stay backlogged, weighted service differs by at most twice the largest cost / weight.
+
+    Backlogged with what cannot be late, that is: late calls go last, whoever's they are.
+    """
 
     def __init__(self, station: Station) -> None:
         assert isinstance(station.options.order, FairShare)
@@ -170,7 +176,9 @@ class Fairness:
             self.largest = max(self.largest, share)
 
     def look(self) -> None:
-        backlogged = sorted({request.tenant for request in self.station.waiting})
+        leaving = self.station.patience is not None and self.station.patience.leaving
+        waiting = [] if leaving else [request for request in self.station.waiting if request.deadline is None]
+        backlogged = sorted({request.tenant for request in waiting})
         pairs = list(combinations(backlogged, 2))
         for pair in [pair for pair in self.since if pair not in pairs]:
             del self.since[pair]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from random import Random
 
-from penstock.core.commands import Command, End, Revoke, Stage, Start
+from penstock.core.commands import Command, End, Retire, Revoke, Stage, Start
 from penstock.core.request import RUNNING, Request, Work
 from penstock.core.scheduler import Scheduler
 from penstock.core.station import Station, StationOptions
@@ -39,6 +39,14 @@ class Drive:
             self._apply(self.scheduler.replica_up(station, index, self.now))
         return station
 
+    def up(self, station: Station, index: int) -> None:
+        """A replica that was added has loaded."""
+        self._apply(self.scheduler.replica_up(station, index, self.now))
+
+    def retire(self, station: Station, index: int) -> None:
+        """One replica less, when it has done what it runs."""
+        self._apply(self.scheduler.retire(station, index, self.now))
+
     def at(self, when: float, action: Callable[[], None]) -> None:
         """Call `action` at this time."""
         self._number += 1
@@ -50,7 +58,7 @@ class Drive:
         if then is not None:
             self._then[request] = then
         commands = self.scheduler.submit(station, request, self.now)
-        if station.direct and request.state == RUNNING and request.work is not None:
+        if station.direct and request.work is not None and Start(request.work) not in commands:
             self._begin(request.work)
         self._apply(commands)
         if patience < math.inf and not request.outcome:
@@ -83,6 +91,8 @@ class Drive:
                 self._begin(command.work)
             elif isinstance(command, Stage):
                 self._staged[command.work.station.name, command.work.replica] = command.work
+            elif isinstance(command, Retire):
+                self.scheduler.replica_gone(command.station, command.replica)
             elif isinstance(command, End):
                 self._ended(command.request)
             elif isinstance(command, Revoke):

@@ -75,6 +75,22 @@ class SimulatedExecutor:
             slot.up = True
             self.host.replica_up(index)
 
+    async def grow(self, index: int) -> None:
+        slot = _Slot()
+        self.slots[index : index + 1] = [slot]
+        await asyncio.sleep(self.random.choice((0.0, 0.01, 0.2)))
+        slot.target = self.body.load()
+        slot.up = True
+        self.seen["grown"] += 1
+        self.host.replica_up(index)
+
+    async def shrink(self, index: int) -> None:
+        slot = self.slots[index]
+        assert slot.work is None and slot.staged is None, f"{self.body.name}[{index}] is put away while it works"
+        await asyncio.sleep(self.random.choice((0.0, 0.01)))
+        slot.up = False
+        self.seen["shrunk"] += 1
+
     def run(self, work: Any) -> None:
         slot = self.slots[work.replica]
         assert slot.up and slot.work is None and slot.staged is None, f"{work!r}: its replica is not free"
@@ -218,7 +234,7 @@ class SimulatedExecutor:
             self.host.finished(work, [error] * len(work.requests))
 
     def _restart(self, slot: _Slot, index: int) -> None:
-        if not self.stopped:
+        if not self.stopped and self.slots[index] is slot:
             slot.up = True
             self.host.replica_up(index)
 

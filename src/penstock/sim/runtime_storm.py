@@ -55,6 +55,7 @@ class RuntimeStorm:
         self.services = application(self.random)
         self.seen: Counter[str] = self.places.seen
         self.entries: list[Entry] = []
+        self.scaling: list[asyncio.Task[None]] = []
         self.runtime = _Runtime(
             *self.services.values(),
             profile="edge",  # the same on every machine
@@ -88,8 +89,13 @@ class RuntimeStorm:
         tasks = [self.loop.create_task(callers.call(n, random.uniform(0.0, 1.0))) for n in range(self.callers)]
         for _ in range(FAULTS):
             self.loop.call_later(random.uniform(0.0, 2.0), self.crash)
+        for _ in range(3):
+            self.loop.call_later(random.uniform(0.0, 1.5), self.scale)
         stop = self.loop.create_task(self.stop_early()) if random.random() < 0.3 else None
         await asyncio.gather(*tasks)
+        await asyncio.sleep(2.0)
+        for task in self.scaling:
+            task.cancel()  # one that waits for a replica which is stuck
         if stop is not None:
             await stop
         for _ in range(3):
@@ -106,6 +112,21 @@ class RuntimeStorm:
     def crash(self) -> None:
         executor = self.random.choice(self.places.made)
         executor.crash(self.random.randrange(len(executor.slots)), self.random.uniform(0.0, 0.5))
+
+    def scale(self) -> None:
+        if not self.runtime.closing:
+            self.scaling.append(self.loop.create_task(self._scale()))
+
+    async def _scale(self) -> None:
+        """More replicas, fewer, or all of them new, while everything goes on."""
+        service = self.random.choice([service for service in self.services.values() if not service.is_async])
+        try:
+            if self.random.random() < 0.3:
+                await self.runtime.roll(service)
+            else:
+                await self.runtime.scale(service, self.random.choice((1, 2, 4)))
+        except asyncio.CancelledError:
+            self.seen["stopped while it scaled"] += 1
 
     def log(self, entries: Sequence[Entry]) -> None:
         self.entries += entries

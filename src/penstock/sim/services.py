@@ -55,8 +55,20 @@ def _threads(random: Random, pool: Pool) -> dict[str, Any]:
         admit=Queue(items=random.choice((8, 100)), size_bytes=1000),
         safe=safe,
         retry=Retry(base=0.01) if safe else None,
-        needs={pool: 1.0} if random.random() < 0.3 else None,
+        needs=_needs(random, pool),
     )
+
+
+def _needs(random: Random, pool: Pool) -> dict[Pool, Any] | None:
+    """A part of the pool, or as much as the inputs say."""
+    if random.random() < 0.6:
+        return None
+    return {pool: random.choice((1.0, _amount, _amount))}
+
+
+def _amount(inputs: int | list[int]) -> float:
+    """Of one call, or of all of a batch."""
+    return 0.1 * sum(inputs) if isinstance(inputs, list) else 0.1 * inputs
 
 
 def _batch(random: Random) -> Batch:

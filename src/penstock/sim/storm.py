@@ -14,12 +14,12 @@ from random import Random
 from typing import Any
 
 from penstock.core.check import check, idle
-from penstock.core.commands import Command, End, Revoke, Stage, Start, Stop
+from penstock.core.commands import Command, End, Retire, Revoke, Stage, Start, Stop
 from penstock.core.request import RUNNING, STATE_NAMES, Request, Work
 from penstock.core.scheduler import Scheduler
 from penstock.core.station import Station
 from penstock.errors import WorkerLost
-from penstock.sim import world
+from penstock.sim import changes, world
 from penstock.sim.books import Books
 
 REQUESTS = 60
@@ -41,7 +41,7 @@ class Storm:
         self.number = 0
         self.seen: Counter[str] = Counter()
         self.trace: list[str] = []
-        self.books = Books(self.stations)
+        self.books = Books(self.stations, self.scheduler.bypass)
         self.staged: dict[tuple[str, int], Work] = {}
         self.requests: list[Request] = []
         self.hot: Station | None = None
@@ -61,6 +61,8 @@ class Storm:
             self.at(at, "arrive", None)
         for _ in range(6):
             self.at(self.random.uniform(0, at), "fault", None)
+        for what in ("scale", "scale", "scale", "press", "press"):
+            self.at(self.random.uniform(0, at), what, None)
         if calm := self.random.random() < 0.3:
             self.at(at + LONGEST, "drain", None)
         else:
@@ -85,13 +87,15 @@ class Storm:
             self.now = max(self.now, wake)
             self.apply(self.scheduler.tick(self.now), "tick")
         check(self.scheduler, self.now)
-        self.books.look()
+        self.books.look(self.now)
 
     def at(self, when: float, what: str, subject: Any) -> None:
         self.number += 1
         heappush(self.events, (when, self.number, what, subject))
 
     # What happens
+
+    do_scale, do_press, do_relief = changes.scale, changes.press, changes.relief
 
     def do_arrive(self, _: None) -> None:
         station = self.random.choice(self.stations)
@@ -100,7 +104,7 @@ class Storm:
         request = world.request(self.random, station, len(self.requests), self.now, self.stations)
         self.requests.append(request)
         commands = self.scheduler.submit(station, request, self.now)
-        if station.direct and request.state == RUNNING and request.work is not None:
+        if station.direct and request.work is not None and Start(request.work) not in commands:
             self.begin(request.work)
         self.apply(commands, f"submit {request.id} to {station.name}")
         self.books.submitted(request)
@@ -152,8 +156,9 @@ class Storm:
         if station.router is None:
             return [index]
         size = station.router.slots
+        first = index - index % size
         self.seen["a host is lost"] += 1
-        return list(range(index - index % size, index - index % size + size))
+        return list(range(first, min(first + size, len(station.replicas))))
 
     def lose(self, station: Station, index: int) -> None:
         """A replica died: what ran there is lost, what was staged there comes back."""
@@ -167,13 +172,16 @@ class Storm:
             self.seen["crash while running"] += 1
             self.stop(work, [WorkerLost("gone")] * len(work.requests), measured=False)
 
+    def do_gone(self, where: tuple[Station, int]) -> None:
+        self.scheduler.replica_gone(*where)
+
     def do_restart(self, where: tuple[Station, int]) -> None:
         self.apply(self.scheduler.replica_up(*where, self.now), f"restart {where[0].name}")
 
     def do_drain(self, _: None) -> None:
         self.apply(self.scheduler.drain(self.now), "drain")
         for station in self.stations:  # everything comes up again, so that what waits can end
-            for replica in station.replicas:
+            for replica in [each for each in station.replicas if not each.vacant]:
                 self.at(self.now + 0.6, "restart", (station, replica.index))
         self.at(self.now + 5.0, "abort", None)
 
@@ -199,6 +207,9 @@ class Storm:
                 self.stop_direct(command.request)
             elif isinstance(command, Revoke):
                 queue += self.revoke(command.work)
+            elif isinstance(command, Retire):
+                assert (command.station.name, command.replica) not in self.books.slots, "it was put away while it ran"
+                self.at(self.now + self.random.choice((0.0, 0.1)), "gone", tuple(command))
             elif isinstance(command, Stop) and self.random.random() < 0.5 and command.work in self.books.running:
                 self.seen["stopped early"] += 1
                 self.at(self.now, "finish", command.work)
@@ -241,6 +252,8 @@ class Storm:
         if any(isinstance(e, WorkerLost) for e in errors or ()):
             self.seen["lost"] += 1
         live = [r for r in work.requests if r.state == RUNNING]
+        if work.lease:
+            self.scheduler.peaked(work, {"sim": self.random.choice((0.2, 0.8, 1.0, 1.7, 9.0)) * work.asked[-1]})
         commands = self.scheduler.finish(work, self.now, errors, measured)
         for request in live:
             if request.outcome:

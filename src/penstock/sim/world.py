@@ -12,7 +12,7 @@ from penstock.core.policy.limit import AIMD, Fixed, Limit, Rate
 from penstock.core.policy.order import EarliestDeadline, FairShare, Fifo, Order, Priority
 from penstock.core.policy.retry import Retry
 from penstock.core.policy.route import LeastConnections, LeastCost, RoundRobin, Route, Sticky, TwoChoices, Weighted
-from penstock.core.pool import Pool
+from penstock.core.pool import Amount, Memory, Pool, PoolState
 from penstock.core.request import Request
 from penstock.core.scheduler import Scheduler
 from penstock.core.station import Station, StationOptions
@@ -28,6 +28,8 @@ def padded(items: Any) -> float:
 def stations(random: Random, scheduler: Scheduler, routes: Random) -> list[Station]:
     """Two to four stations that use every kind of policy between them. `routes` decides about their hosts alone."""
     shared = scheduler.pool(Pool("shared", random.choice((1, 2, 3))))
+    memory = scheduler.pool(Memory("memory", size_bytes=random.choice((16, 40, 100)), device="sim"))
+    scheduler.bypass = random.choice((0, 1, 3, 16))
     made = []
     for n in range(random.randint(2, 4)):
         replicas = random.choice((None, 1, 2, 3)) if n else random.choice((1, 2, 3))  # one at least can crash
@@ -45,6 +47,7 @@ def stations(random: Random, scheduler: Scheduler, routes: Random) -> list[Stati
                 key=_key if random.random() < 0.3 else None,
                 learn=random.random() < 0.8,
             )
+        stage = batch is not None and random.random() < 0.7
         safe = random.random() < 0.5
         retry = Retry(attempts=3, base=random.choice((0.02, 0.3)), reserve=random.choice((0.0, 1.0, 3.0))) if safe else None
         made.append(
@@ -55,15 +58,16 @@ def stations(random: Random, scheduler: Scheduler, routes: Random) -> list[Stati
                     queue=Queue(
                         items=(batch.max_size if batch is not None else 2) + random.choice((0, 4, 90, 90)),
                         size_bytes=random.choice((50, 10_000, 10_000)),
+                        patience=random.random() < 0.5,
                     ),
                     order=_order(random),
                     limits=_limits(random),
                     batch=batch,
                     retry=retry,
-                    needs=((shared, 1.0),) if random.random() < 0.3 else (),
+                    needs=() if stage and random.random() < 0.7 else _needs(random, shared, memory),  # those take no stage
                     safe=safe,
                     streams=batch is None and random.random() < 0.3,
-                    stage=batch is not None and random.random() < 0.7,
+                    stage=stage,
                     start_timeout=random.choice((0.3, 2.0, 60.0)),
                     progress_timeout=random.choice((0.3, 2.0, 60.0)),
                     route=route,
@@ -86,6 +90,16 @@ def _route(random: Random, hosts: int | None) -> tuple[Route | None, int]:
 
 def _key(item: Any) -> bool:
     return bool(item % 2)
+
+
+def _needs(random: Random, shared: PoolState, memory: PoolState) -> tuple[tuple[PoolState, Amount], ...]:
+    """None, one or two; of memory as much as the inputs say, or a fixed part."""
+    some: list[tuple[PoolState, Amount]] = []
+    if random.random() < 0.3:
+        some.append((shared, 1.0))
+    if random.random() < 0.5:
+        some.append((memory, random.choice((padded, sum, 5.0))))
+    return tuple(some)
 
 
 def _order(random: Random) -> Order:
@@ -125,5 +139,7 @@ def request(random: Random, station: Station, number: int, now: float, stations:
         root=root,
         held=caller.nodes if not root else (),
     )
+    if station.variable:
+        made.amounts = [float(need.of([value])) if need.of is not None else 0.0 for need in station.needs]
     made.affinity = made.tenant
     return made
