@@ -178,7 +178,8 @@ def _service(binding: Binding, sums: Sums | None, now: float) -> ServiceStatus:
 def _replicas(binding: Binding, sums: Sums | None, now: float) -> list[ReplicaStatus]:
     devices = getattr(binding.place, "device", None) or ("",)
     replicas, router = binding.station.replicas, binding.station.router
-    size = 1 if router is None else router.slots
+    stepping = binding.service.options.slots
+    size = router.slots if router is not None else 1 if stepping is None else stepping.size
     found = []
     for start in range(0, len(replicas), size):
         slots = replicas[start : start + size]
