@@ -11,6 +11,7 @@ import sys
 
 import pytest
 from bench_stand import command, double, hello, narrow, server
+from executors.slot_bodies import two as words
 from served import environment
 
 import penstock as ps
@@ -68,6 +69,26 @@ def test_leases_queues_and_running_work_are_shown() -> None:
             assert (pool.name, pool.used, pool.capacity, pool.waiting) == ("gpu", 1.5, 2.0, ["leased"])
             text = "\n".join(frame(now, now, url, 200, 100))
             assert "1.5 of 2, awaited by leased" in text
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_a_model_with_slots_is_one_replica() -> None:
+    async def main() -> None:
+        async with server(words) as url:
+            calls = [asyncio.ensure_future(post(f"{url}/two_models", b'{"word": "a", "times": 1000000}')) for _ in range(3)]
+            async with asyncio.timeout(20):
+                while True:
+                    now = await asyncio.to_thread(fetch, url)
+                    if now.services[0].in_flight == 3:
+                        break
+            assert sorted((r.up, r.slots, r.running) for r in now.services[0].replicas) == [(True, 2, 1), (True, 2, 2)]
+            lines = frame(now, now, url, 200, 100)
+            assert next(line for line in lines if line.startswith("two_models")).split()[1:3] == ["thread", "2/2"]
+            assert sorted(line.split(", ")[1] for line in lines if " runs, " in line) == ["1 of 2", "2 of 2"]
             for call in calls:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)

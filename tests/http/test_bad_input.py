@@ -127,6 +127,11 @@ REQUESTS: dict[str, tuple[bytes, int, str]] = {
     "malformed msgpack": (typed(b"\xc1", "Content-Type: application/msgpack"), 400, "MessagePack"),
     "truncated msgpack": (typed(b"\x81\xa1x", "Content-Type: application/msgpack"), 400, "truncated"),
     "another media type": (typed(b"x,1", "Content-Type: text/csv"), 415, "text/csv"),
+    "what curl -d sends": (
+        typed(b"{}", "Content-Type: application/x-www-form-urlencoded"),
+        415,
+        "-H 'content-type: application/json'",
+    ),
     "no media type that we make": (typed(b'{"x": 1}', "Accept: image/png"), 406, "offered: application/json"),
     "a deadline that is none": (typed(b'{"x": 1}', "X-Penstock-Within: soon"), 400, "X-Penstock-Within"),
     "a priority that is none": (typed(b'{"x": 1}', "X-Penstock-Priority: high"), 400, "X-Penstock-Priority"),

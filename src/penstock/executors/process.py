@@ -20,6 +20,7 @@ from penstock.executors.process_launch import Launcher
 from penstock.executors.process_renewal import LINGER
 from penstock.executors.process_replica import Replica
 from penstock.executors.process_supervisor import Supervisor
+from penstock.executors.ready import all_ready
 
 
 class Processes:
@@ -69,11 +70,7 @@ class Processes:
 
     async def start(self) -> None:
         """Launch all children; raises what a constructor raised, with the child's traceback as a note."""
-        results = await asyncio.gather(*(replica.launch() for replica in self.replicas), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                await self.stop(0.0)
-                raise result
+        await all_ready([replica.launch() for replica in self.replicas], self.stop)
         for replica in self.replicas:
             self.up(replica.index)
         self._looked = time.monotonic()

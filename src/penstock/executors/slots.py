@@ -13,6 +13,7 @@ from typing import Any
 from penstock.core.policy.slots import Slots
 from penstock.executors.base import Body, Host
 from penstock.executors.flow import Credit
+from penstock.executors.ready import all_ready
 from penstock.executors.slots_engine import Engine, TaskEngine, ThreadEngine, Told
 
 
@@ -38,13 +39,7 @@ class SlotsExecutor:
 
     async def start(self) -> None:
         """Construct every model; raises what a constructor raised."""
-        ready = [engine.start() for engine in self.engines]
-        try:
-            await asyncio.gather(*ready)
-        except BaseException:
-            await asyncio.gather(*ready, return_exceptions=True)
-            await self.stop(0.0)
-            raise
+        await all_ready([engine.start() for engine in self.engines], self.stop)
         for replica in range(self.slots.size * len(self.engines)):
             self.host.replica_up(replica)
 

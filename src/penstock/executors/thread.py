@@ -23,6 +23,7 @@ from penstock.executors.bell import Bell
 from penstock.executors.gil import GilWatch
 from penstock.executors.invoke import cancelled, signal_tokens
 from penstock.executors.pool import Pool
+from penstock.executors.ready import all_ready
 from penstock.executors.thread_worker import Message, Shared, Stream, Worker
 
 GRACE = 0.1
@@ -72,12 +73,7 @@ class ThreadExecutor:
             ready.append(loaded)
             self._alive += 1
             worker.start(loaded)
-        try:
-            await asyncio.gather(*ready)
-        except BaseException:
-            await asyncio.gather(*ready, return_exceptions=True)
-            await self.stop(0.0)
-            raise
+        await all_ready(ready, self.stop)
         for worker in self._workers:
             self._host.replica_up(worker.index)
 

@@ -125,7 +125,10 @@ class Endpoint:
                 return self.schema.decode_json(request.body)
             if self.schema.raw:
                 return self.schema.bind_raw(request.body, kind, _query(request.query))
-            raise UnsupportedMedia(f"{self.service.name} reads application/json and application/msgpack, not {kind}")
+            raise UnsupportedMedia(
+                f"{self.service.name} reads application/json and application/msgpack, not {kind}; "
+                f"send the header content-type: application/json (curl: --json '...', or -H 'content-type: application/json')"
+            )
         if request.method in ("GET", "HEAD") and self.service.safe:
             return self.schema.decode_query(_query(request.query))
         allow = f"{self.service.name} answers {self.methods}"

@@ -178,15 +178,19 @@ def _service(binding: Binding, sums: Sums | None, now: float) -> ServiceStatus:
 def _replicas(binding: Binding, sums: Sums | None, now: float) -> list[ReplicaStatus]:
     devices = getattr(binding.place, "device", None) or ("",)
     replicas, router = binding.station.replicas, binding.station.router
-    size = 1 if router is None else router.slots
+    stepping = binding.service.options.slots
+    if router is not None:
+        grouped = [replicas[start : start + router.slots] for start in range(0, len(replicas), router.slots)]
+    else:  # slot k of model i of n is replica k * n + i
+        count = len(replicas) if stepping is None else len(replicas) // stepping.size
+        grouped = [replicas[index::count] for index in range(count)]
     found = []
-    for start in range(0, len(replicas), size):
-        slots = replicas[start : start + size]
+    for index, slots in enumerate(grouped):
         seconds = sum(sums.busy.get(slot.index, 0.0) for slot in slots) if sums is not None else 0.0
         running = [slot.work for slot in slots if slot.work is not None]
         seconds += sum(now - work.started for work in running)
-        up, device = any(slot.up for slot in slots), devices[start // size % len(devices)]
-        found.append(ReplicaStatus(up, bool(running), seconds / size, device, size, len(running)))
+        up, device = any(slot.up for slot in slots), devices[index % len(devices)]
+        found.append(ReplicaStatus(up, bool(running), seconds / len(slots), device, len(slots), len(running)))
     if isinstance(binding.executor, RemoteExecutor):
         for status, remote in zip(found, binding.executor.states(), strict=True):
             status.name, status.state, status.why = remote.url, remote.state, remote.why
