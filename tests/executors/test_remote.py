@@ -6,7 +6,10 @@ import asyncio
 import logging
 import os
 import re
+import shutil
 import signal
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -616,6 +619,29 @@ def test_sticky_keys_meet_the_same_remote() -> None:
                     await service(f"session {n % 9}", "hello")
             homes = [{r.rpartition(b"session ")[2][:1] for r in each.requests} for each in (one, two, three)]
             assert sum(map(len, homes)) == 9 and len([home for home in homes if home]) > 1
+
+    go(main)
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed, which makes a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key, "-out", certificate]
+    subprocess.run([*made, *subject], check=True, capture_output=True)
+    ours, theirs = ssl.create_default_context(cafile=str(certificate)), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(certificate, key)
+
+    async def main() -> None:
+        async with odd(well, tls=theirs) as server:
+            url = server.url.replace("http://127.0.0.1", "https://localhost")
+            trusting, doubting = remote(number, url, health="", tls=ours), remote(number, url, health="")
+            async with running(trusting):
+                assert [await trusting() for _ in range(3)] == [1, 1, 1] and server.opened == 1
+            async with running(doubting):
+                with pytest.raises(RemoteFailed, match="certificate verify failed"):
+                    await doubting()
 
     go(main)
 
