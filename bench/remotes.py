@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """One of four remotes gets ten times slower and one begins to answer 500, at 40 % of the healthy capacity.
 
-    python bench/remotes.py [seconds]
+    python bench/remotes.py [seconds [connections]]
 
-The remotes are penstock servers in child processes; their work is 40 ms of sleep, at most eight at once, so that two cores
-are no limit. Calls are idempotent and come at random (Poisson) whatever the answers do. Shown are p99 and errors before the
-fault, in the two seconds after it, and from then on; and what a call costs this process.
+The remotes are penstock servers in child processes; their work is 80 ms of sleep, at most 16 at once, so that two cores are
+no limit; `connections` is as many unless given, so that calls wait here and not there. Calls are idempotent and come at
+random (Poisson) whatever the answers do. With two remotes out the others are 80 % busy: what p99 grows by is that queue.
+Shown are p99 and errors before the fault, in the two seconds after it, and from then on; and what a call costs this process.
 
     python bench/remotes.py client     # the price of one request, beside aiohttp's and httpx's, to one server
 """
@@ -25,7 +26,7 @@ from typing import Any
 
 import penstock as ps
 
-WORK, SLOTS, REMOTES = 0.040, 8, 4
+WORK, SLOTS, REMOTES = 0.080, 16, 4
 RATE = 0.4 * REMOTES * SLOTS / WORK
 state = {"factor": 1.0, "fails": False}
 
@@ -69,12 +70,12 @@ def rank(values: list[float], share: float) -> float:
     return values[min(len(values) - 1, int(share * len(values)))]
 
 
-async def row(urls: list[str], seconds: float) -> dict[str, Any]:
+async def row(urls: list[str], seconds: float, connections: int) -> dict[str, Any]:
     """The issue's row."""
 
     def work(x: int) -> int: ...
 
-    service = ps.service(work, on=ps.Remote(urls, connections=2 * SLOTS), safe=True)
+    service = ps.service(work, on=ps.Remote(urls, connections=connections), safe=True)
     rng, ended, late = random.Random(0), [], 0.0
     tasks: set[asyncio.Task[None]] = set()
 
@@ -236,5 +237,7 @@ if __name__ == "__main__":
             result: Any = price(stack.enter_context(Remote()).url)
         else:
             urls = [stack.enter_context(Remote()).url for _ in range(REMOTES)]
-            result = _run(row(urls, float(arguments[0]) if arguments else 10.0))
+            seconds = float(arguments[0]) if arguments else 10.0
+            connections = int(arguments[1]) if len(arguments) > 1 else SLOTS
+            result = _run(row(urls, seconds, connections))
     print(json.dumps({**result, "load": round(os.getloadavg()[0], 1)}, indent=1))

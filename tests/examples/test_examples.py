@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
+from served import served
 
 import penstock as ps
 from penstock.http.serve import serving
@@ -55,6 +56,20 @@ def test_hello_and_batched() -> None:
                 assert check(await asyncio.to_thread(ask, url, body))
 
     asyncio.run(main())
+
+
+def test_remotes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with served("batched:app", cwd=EXAMPLES) as (_, one), served("batched:app", cwd=EXAMPLES) as (_, two):
+        monkeypatch.setenv("EMBED_URLS", f"{one} {two}")
+        module = load("remotes")
+
+        async def main() -> None:
+            async with serving(module.app) as server:
+                url = f"http://127.0.0.1:{server.port}/nearest"
+                body = {"query": "river", "texts": ["lake", "river", "stream"]}
+                assert json.loads(await asyncio.to_thread(ask, url, body)) == "river"
+
+        asyncio.run(main())
 
 
 def test_batched_items_fail_alone() -> None:

@@ -26,6 +26,10 @@ def double(x: int) -> int:
     return 2 * x
 
 
+def pid() -> int:
+    return os.getpid()
+
+
 @ps.service(on=two)
 def whoami(_: int = 0) -> int:
     return os.getpid()

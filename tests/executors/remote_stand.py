@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -53,10 +54,10 @@ class Odd:
 
 
 @asynccontextmanager
-async def odd(behaviour: Behaviour) -> AsyncIterator[Odd]:
+async def odd(behaviour: Behaviour, tls: ssl.SSLContext | None = None) -> AsyncIterator[Odd]:
     """A misbehaving server and its URL, without a path."""
     stand = Odd(behaviour)
-    server = await asyncio.start_server(stand.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(stand.serve, "127.0.0.1", 0, ssl=tls)
     stand.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield stand

@@ -10,6 +10,7 @@ import pytest
 
 import penstock as ps
 from penstock.errors import BadResult, ServiceError, WorkerLost
+from penstock.policy import RoundRobin
 
 from . import bodies
 
@@ -76,5 +77,16 @@ def test_a_constructor_that_raises_stops_the_start() -> None:
         with pytest.raises(RuntimeError, match="no weights here"):
             async with ps.Runtime(bodies.broken):
                 pass
+
+    asyncio.run(main())
+
+
+def test_a_route_chooses_between_children() -> None:
+    pid = ps.service(bodies.pid, on=ps.Process(2), route=RoundRobin())
+
+    async def main() -> None:
+        async with ps.Runtime(pid):
+            seen = [await pid() for _ in range(8)]
+            assert seen[0] != seen[1] and seen == seen[:2] * 4
 
     asyncio.run(main())

@@ -6,10 +6,15 @@ import asyncio
 import logging
 import os
 import re
+import shutil
 import signal
+import ssl
+import subprocess
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -23,6 +28,7 @@ from penstock.errors import (
     ConfigError,
     DeadlineExceeded,
     InvalidRequest,
+    PenstockError,
     QueueFull,
     RemoteFailed,
     ServiceFailed,
@@ -98,6 +104,13 @@ async def into(got: list[Any], stream: Any) -> None:
         got.append(item)
 
 
+async def aenumerate(stream: Any) -> AsyncIterator[tuple[int, Any]]:
+    n = 0
+    async for item in stream:
+        yield n, item
+        n += 1
+
+
 def go(main: Any) -> Any:
     async def bounded() -> Any:
         async with asyncio.timeout(60):
@@ -121,7 +134,7 @@ def test_calls_and_their_errors(servers: list[str]) -> None:
             twice, failing, nothing = services
             assert await twice(4) == 8 and await twice(4, plus=1) == 9 and await twice(x=1, plus=2) == 4
             assert await asyncio.gather(*(twice(n) for n in range(200))) == [2 * n for n in range(200)]
-            with pytest.raises(ValidationFailed, match=r"Expected `int`, got `str`"):
+            with pytest.raises(ValidationFailed, match=r"^Expected `int`, got `str`"):
                 await twice("four")
             with pytest.raises(QueueFull, match="nothing is free") as full:
                 await failing("full")
@@ -616,6 +629,84 @@ def test_sticky_keys_meet_the_same_remote() -> None:
                     await service(f"session {n % 9}", "hello")
             homes = [{r.rpartition(b"session ")[2][:1] for r in each.requests} for each in (one, two, three)]
             assert sum(map(len, homes)) == 9 and len([home for home in homes if home]) > 1
+
+    go(main)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_storm_of_servers_that_do_all_of_this(seed: int) -> None:
+    """Every call ends once, and nothing is leased afterwards; `running` looks at the laws."""
+    random = Random(seed)
+    bad = [failing, garbage, half_closed, wrong, closing, trailing, hanging, endless_head]
+
+    async def moody(odd: Any, reader: Any, writer: Any, request: bytes) -> None:
+        behaviour = well if random.random() < 0.7 else random.choice(bad)
+        for _ in range(random.choice((0, 0, 1, 5))):
+            await asyncio.sleep(0)
+        if b"application/x-ndjson" in request and behaviour is well:
+            lines = b"".join(b"%d\n" % n for n in range(random.choice((0, 3, 300))))
+            writer.write(ok(lines, b"content-type: application/x-ndjson\r\n"))
+        else:
+            await behaviour(odd, reader, writer, request)
+
+    async def main() -> None:
+        ends: Counter[str] = Counter()
+        async with odd(moody) as one, odd(moody) as two, odd(moody) as three:
+            urls, breaker = [one.url, two.url, three.url], Breaker(failures=3, eject=0.01, longest=0.05)
+            place = {"connections": 4, "health": "", "breaker": breaker, "slow_start": 0.05}
+            unary, stream = remote(number, urls, safe=True, **place), remote(count, urls, options={"buffer": 4}, **place)
+
+            async def caller() -> None:
+                try:
+                    with ps.budget(within=random.choice((0.02, 0.2, 0.2))):
+                        if random.random() < 0.5:
+                            assert await unary() == 1
+                        else:
+                            async for n, item in aenumerate(stream(9)):
+                                assert n == item
+                                if random.random() < 0.01:
+                                    break
+                    ends["ok"] += 1
+                except PenstockError as error:
+                    ends[type(error).__name__] += 1
+                except asyncio.CancelledError:
+                    ends["left"] += 1
+
+            async with running(unary, stream) as runtime:
+                for _ in range(20):
+                    callers = [asyncio.create_task(caller()) for _ in range(20)]
+                    await asyncio.sleep(random.choice((0.0, 0.01)))
+                    for each in callers[:3]:
+                        each.cancel()
+                    await asyncio.gather(*callers)
+                    check(runtime.scheduler, runtime.clock())
+                for service in (unary, stream):
+                    found = executor(runtime, service)
+                    assert not found.flows and sum(state.ejections for state in found.states()) > 0
+                assert sum(ends.values()) == 400 and ends["ok"] > 100 and len(ends) >= 4, ends
+
+    go(main)
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed, which makes a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key, "-out", certificate]
+    subprocess.run([*made, *subject], check=True, capture_output=True)
+    ours, theirs = ssl.create_default_context(cafile=str(certificate)), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(certificate, key)
+
+    async def main() -> None:
+        async with odd(well, tls=theirs) as server:
+            url = server.url.replace("http://127.0.0.1", "https://localhost")
+            trusting, doubting = remote(number, url, health="", tls=ours), remote(number, url, health="")
+            async with running(trusting):
+                assert [await trusting() for _ in range(3)] == [1, 1, 1] and server.opened == 1
+            async with running(doubting):
+                with pytest.raises(RemoteFailed, match="certificate verify failed"):
+                    await doubting()
 
     go(main)
 

@@ -326,3 +326,20 @@ def test_contradictions_are_refused(declare: Callable[[], Any], message: str) ->
 
 def test_callers_see_the_signature_of_add() -> None:
     assert str(threaded.signature) == "(word: str, times: int) -> str"
+
+
+def test_requests_are_spread_over_the_models() -> None:
+    """Two instances of four slots: half of the requests in each, not one full and one idle."""
+    models = ps.service(bodies.Words, name="models", batch=ps.Slots(4), on=ps.Thread(2))
+
+    async def main() -> None:
+        async with ps.Runtime(models) as runtime:
+            streams = [models("word", 1_000_000).__aiter__() for _ in range(4)]
+            for stream in streams:
+                await anext(stream)
+            router = runtime.bindings[models].station.router
+            assert router is not None and [host.running for host in router.hosts] == [2, 2]
+            for stream in streams:
+                await stream.aclose()
+
+    asyncio.run(main())

@@ -169,19 +169,20 @@ def error_of(status: int, body: bytes, retry_after: bytes | None, where: str) ->
 
 
 def problem_error(told: dict[str, Any], status: int, detail: str, later: float | None, where: str) -> PenstockError:
-    """The exception that a problem describes."""
+    """The exception that a problem describes. Only what is the remote's fault names it: others are told to callers outside."""
     said = f"{where}: {detail}" if detail else f"{where} answered {status}"
+    mild = detail or f"the remote answered {status}"
     kind = told.get("type", "")
     if isinstance(kind, str) and kind.startswith(URN):
         found = getattr(errors, kind[len(URN) :], None)
         if kind == f"{URN}UserError":
             return ServiceFailed(said, retry_after=later)
         if isinstance(found, type) and issubclass(found, PenstockError) and not issubclass(found, (*_OURS, ConfigError)):
-            return found(said, retry_after=later)
+            return found(mild if issubclass(found, InvalidRequest | Refused) else said, retry_after=later)
     if status in _CALLERS:
-        return _CALLERS[status](said, retry_after=later)
+        return _CALLERS[status](mild, retry_after=later)
     if status == 429:
-        return RateLimited(said, retry_after=later)
+        return RateLimited(mild, retry_after=later)
     return RemoteFailed(f"{where} answered {status}{f': {detail}' if detail else ''}", retry_after=later)
 
 
