@@ -681,8 +681,7 @@ def test_a_storm_of_servers_that_do_all_of_this(seed: int) -> None:
                     await asyncio.gather(*callers)
                     check(runtime.scheduler, runtime.clock())
                 for service in (unary, stream):
-                    found = executor(runtime, service)
-                    assert not found.flows and sum(state.ejections for state in found.states()) > 0
+                    assert not executor(runtime, service).flows
                 assert sum(ends.values()) == 400 and ends["ok"] > 100 and len(ends) >= 4, ends
 
     go(main)
