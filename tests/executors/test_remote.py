@@ -161,6 +161,8 @@ def test_the_budget_goes_along(servers: list[str]) -> None:
     async def main() -> None:
         async with running(service):
             assert await service() == {"within": None, "priority": 0, "tenant": ""}
+            with ps.budget(tenant="a\r\nx-evil: 1"):
+                assert (await service())["tenant"] == "a__x-evil:_1"
             with ps.budget(within=20.0, priority=3, tenant="acme"):
                 told = await service()
             assert 5.0 < told["within"] < 20.5 and (told["priority"], told["tenant"]) == (3, "acme")
@@ -505,7 +507,7 @@ def test_headers_that_go_along() -> None:
             url = f"{server.url}/v1/things?a=b"
             service = remote(text, url, token="secret", headers={"X-Team": "vision"})
             async with running(service) as runtime:
-                with ps.budget(within=5.0, priority=-2, tenant="a\r\nx-evil: 1"):
+                with ps.budget(within=5.0, priority=-2, tenant="acme"):
                     assert await service("hé") == 1
                 call = runtime.call(service, ("x",), {}, id="call-7")
                 call.trace = b"traceparent: 00-%b-%b-01\r\n" % (b"a" * 32, b"b" * 16)
@@ -515,7 +517,8 @@ def test_headers_that_go_along() -> None:
             assert first.endswith('\r\n\r\n{"prompt":"hé"}'.encode())
             for line in (b"authorization: Bearer secret", b"x-team: vision", b"x-penstock-priority: -2"):
                 assert b"\r\n" + line + b"\r\n" in first
-            assert b"x-evil" not in first.replace(b"a__x-evil:_1", b"") and re.search(rb"x-penstock-within: (4.9|5.0)", first)
+            assert re.search(rb"x-penstock-within: (4.9|5.0)", first)
+            assert b"acme" not in first  # a URL with a path may be a stranger's: who asks is told to penstock servers alone
             assert b"x-request-id: call-7\r\n" in second and b"traceparent: 00-aaaa" in second
             assert b"x-penstock" not in second
 

@@ -106,7 +106,8 @@ class RemoteExecutor:
         line, head = self.lines[index], self.heads[index]
         if query:
             line += b"%b%b" % (b"&" if b"?" in line else b"?", query.encode("ascii"))
-        data = b"%b%b%bcontent-length: %d\r\n\r\n%b" % (line, head, forwarded(work.requests), len(body), body)
+        budget = forwarded(work.requests, ours=not self.servers[index].address.path)
+        data = b"%b%b%bcontent-length: %d\r\n\r\n%b" % (line, head, budget, len(body), body)
         flow = self.flows[work] = Flow(self, work, index, data, self.clock())
         self.servers[index].begin(flow)
 

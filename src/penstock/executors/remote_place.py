@@ -36,9 +36,9 @@ class Remote:
     and gets the service's name for a path; any other URL is called as it is. Arguments travel as a JSON object by name,
     `encoding="msgpack"` keeps bytes and arrays as they are, `"raw"` sends the one bytes parameter (the default where it
     is the only one). Streams are read as NDJSON or server-sent events, no further ahead than the service's `buffer`.
-    What is left of the deadline, priority, tenant, request id and trace go along; when the caller leaves, the
-    connection is closed, which cancels the call there. Errors come back as the classes that they were there; what is
-    the remote's own fault is RemoteFailed.
+    What is left of the deadline, priority, request id and trace go along, to penstock servers the tenant too; when the
+    caller leaves, the connection is closed, which cancels the call there. Errors come back as the classes that they
+    were there; what is the remote's own fault is RemoteFailed.
 
     `connections` bounds the calls that one remote runs at once; each is a replica with its lease. `breaker` takes out a
     remote that fails or is much slower than the others. `health` is a path that answers 2xx while all is well, asked

@@ -125,8 +125,11 @@ class Wire:
             raise RemoteFailed(f"an item of its stream cannot be read: {error}") from error
 
 
-def forwarded(requests: Sequence[Any]) -> bytes:
-    """What is left of the budget, and who asks: header lines. A batch has as long as its most patient caller."""
+def forwarded(requests: Sequence[Any], ours: bool) -> bytes:
+    """What is left of the budget: header lines. A batch has as long as its most patient caller.
+
+    Who asks (the tenant) is told to `ours`, another penstock, and to no stranger.
+    """
     first = requests[0]
     lines = b"x-request-id: %b\r\n" % _plain(first.id) if first.id else b""
     left = [request.item.remaining() for request in requests]
@@ -135,7 +138,7 @@ def forwarded(requests: Sequence[Any]) -> bytes:
     priority = min(request.priority for request in requests)
     if priority:
         lines += b"x-penstock-priority: %d\r\n" % priority
-    if first.tenant and len(requests) == 1:
+    if ours and first.tenant and len(requests) == 1:
         lines += b"x-penstock-tenant: %b\r\n" % _plain(first.tenant)
     return lines + trace_of(first.item)
 
