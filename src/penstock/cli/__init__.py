@@ -38,12 +38,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of every command."""
-    from penstock.cli import bench, call, info, serve, token, top
+    from penstock.cli import bench, call, info, roll, scale, serve, token, top
 
     command_line = argparse.ArgumentParser(prog="penstock", description="Run AI models asynchronously, well.")
     command_line.add_argument("--version", action="version", version=f"penstock {info.version_of('penstock')}")
     commands = command_line.add_subparsers(required=True, metavar="COMMAND")
-    for module in (serve, call, bench, top, token, info):
+    for module in (serve, call, bench, top, scale, roll, token, info):
         command = commands.add_parser(module.NAME, help=module.HELP, description=module.HELP)
         command.add_argument("--debug", action="store_true", help="show tracebacks")
         module.arguments(command)

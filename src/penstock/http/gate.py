@@ -11,8 +11,8 @@ from penstock.http.message import Request
 from penstock.runtime.tokens import Token, Tokens
 
 _OPEN = ("/healthz", "/readyz")  # what probes ask, who have no token
-_OPERATORS = ("/metrics", "/status")
-_UNCOUNTED = (*_OPERATORS, "/", "/openapi.json")
+_OPERATORS = ("/metrics", "/status")  # and /replicas/...
+_UNCOUNTED = ("/", "/openapi.json")
 _BEARER = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([!-~]+)\Z")
 _TENANT, _PRIORITY = b"x-penstock-tenant", b"x-penstock-priority"
 
@@ -35,14 +35,15 @@ class Gate:
         token = self.tokens.find(match[1].decode("latin-1"))
         if token is None:
             return Unauthorized("this token is not known here, or not any more")
-        if path in _OPERATORS and not token.operator:
+        operates = path in _OPERATORS or path.startswith("/replicas/")
+        if operates and not token.operator:
             return Forbidden(f"{path} is for operators; {token.name!r} is no operator's token")
         tenant, named = token.tenant.encode("ascii"), request.headers.get(_TENANT)
         if named is not None and named != tenant and not token.operator:
             return Forbidden(f"{token.name!r} is a token of tenant {token.tenant!r} and can act for no other")
         if not token.operator and (error := self._hurries(token, request)) is not None:
             return error
-        if path not in _UNCOUNTED:
+        if path not in _UNCOUNTED and not operates:
             try:
                 self.tokens.charge(token.tenant, now)
             except RateLimited as limited:

@@ -17,6 +17,8 @@ from penstock.http.headers import request_id
 from penstock.http.message import Answer, Request, Response
 from penstock.http.metrics import Metrics
 from penstock.http.openapi import describe
+from penstock.http.operate import PREFIX as REPLICAS
+from penstock.http.operate import Operations
 from penstock.http.pace import Pacer
 from penstock.http.problems import Fault, problem_response
 from penstock.http.status import status
@@ -49,6 +51,7 @@ class Handler:
         self.endpoints = {f"/{name}": Endpoint(self, service) for name, service in app.services.items()}
         self.gate = None if app.tokens is None else Gate(app.tokens)
         self.traces: Traces | None = None  # of requests that are under way, where spans are made of them
+        self.replicas = Operations(self)
         self._openapi: bytes | None = None
         self.operations = {
             "/": self._index,
@@ -105,9 +108,11 @@ class Handler:
 
     # Operations
 
-    def _operate(self, request: Request) -> Response:
+    def _operate(self, request: Request) -> Response | Coroutine[Any, Any, Response]:
         operation = self.operations.get(request.path)
         if operation is None:
+            if request.path.startswith(REPLICAS):
+                return self.replicas(request)
             if request.path.startswith("/readyz/"):
                 return self._ready_one(request)
             return self.refuse(NotFound(self._unknown(request.path[:200])), request.headers)

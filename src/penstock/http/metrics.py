@@ -175,12 +175,16 @@ class Metrics:
             ("queued_calls", "Calls that wait.", lambda s: s.queued),
             ("queued_bytes", "Bytes of the inputs that wait.", lambda s: s.queued_bytes),
             ("in_flight", "Starts that have not stopped.", lambda s: s.in_flight),
-            ("replicas_ready", "Replicas that are up.", lambda s: s.replicas_up),
             ("limit", "What the limit allows in flight.", lambda s: float("inf") if s.limit is None else s.limit),
         )
         for label, text, read in gauges:
             name = family(label, "gauge", text)
             lines += [f'{name}{{service="{s.name}"}} {_number(read(s))}' for s in now]
+        states = [(b.name, self.runtime.replicas.state(b)) for b in self.runtime.bindings.values()]
+        name = family("replicas_ready", "gauge", "Replicas that are up.")
+        lines += [f'{name}{{service="{s}"}} {state.ready}' for s, state in states]
+        name = family("replicas_wanted", "gauge", "Replicas that there are to be.")
+        lines += [f'{name}{{service="{s}"}} {state.wanted}' for s, state in states]
 
     def _remotes(self, lines: list[str], family: Callable[[str, str, str], str]) -> None:
         stations = self.runtime.scheduler.stations.values()

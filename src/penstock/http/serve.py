@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from penstock.http.bridge import Mounted
+from penstock.http.gate import public
 from penstock.http.handler import Handler
 from penstock.http.lifespan import Lifespans
 from penstock.http.limits import Limits
@@ -41,6 +42,7 @@ async def serving(
         runtime = Runtime(app, grace=grace)
         async with runtime:
             handler = Handler(app, runtime)
+            handler.replicas.local = not public(host)
             for observer in observers:
                 bound.enter_context(observer(handler))
             lifespans = Lifespans(app.mounts)

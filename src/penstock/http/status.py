@@ -69,11 +69,17 @@ class ReplicaStatus(msgspec.Struct):
     why: str = ""
     median: float = 0.0
     ejections: int = 0
+    index: int = 0
+    leaving: bool = False
     calls: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class ServiceStatus(msgspec.Struct):
-    """One service. `calls` counts ends by outcome, `starts` batches (or calls that ran alone); latencies in seconds."""
+    """One service. `calls` counts ends by outcome, `starts` batches (or calls that ran alone); latencies in seconds.
+
+    `wanted` replicas there are to be, `ready` ones take work; `change` is what is under way with them, `change_failed` how
+    the last change did.
+    """
 
     name: str
     place: str
@@ -92,6 +98,10 @@ class ServiceStatus(msgspec.Struct):
     released: dict[str, float]
     cached: dict[str, int]
     retries: int = 0
+    wanted: int = 0
+    ready: int = 0
+    change: str = ""
+    change_failed: str = ""
     p50: float | None = None
     p99: float | None = None
 
@@ -149,7 +159,7 @@ def status(app: App, metrics: Metrics) -> Status:
 
 
 def _service(binding: Binding, sums: Sums | None, now: float) -> ServiceStatus:
-    seen = binding.runtime.snapshot()[binding.name]
+    seen, state = binding.runtime.snapshot()[binding.name], binding.runtime.replicas.state(binding)
     found = ServiceStatus(
         name=seen.name,
         place=type(binding.place).__name__.lower(),
@@ -168,6 +178,10 @@ def _service(binding: Binding, sums: Sums | None, now: float) -> ServiceStatus:
         released={} if sums is None else sums.released,
         cached={} if sums is None else sums.cached,
         retries=binding.station.retry.spent if binding.station.retry is not None else 0,
+        wanted=state.wanted,
+        ready=state.ready,
+        change=state.change,
+        change_failed=state.change_failed,
     )
     quantiles = sums.recent.quantiles(now, 0.5, 0.99) if sums is not None else []
     if quantiles:
@@ -178,19 +192,19 @@ def _service(binding: Binding, sums: Sums | None, now: float) -> ServiceStatus:
 def _replicas(binding: Binding, sums: Sums | None, now: float) -> list[ReplicaStatus]:
     devices = getattr(binding.place, "device", None) or ("",)
     replicas, router = binding.station.replicas, binding.station.router
-    stepping = binding.service.options.slots
-    if router is not None:
-        grouped = [replicas[start : start + router.slots] for start in range(0, len(replicas), router.slots)]
-    else:  # slot k of model i of n is replica k * n + i
-        count = len(replicas) if stepping is None else len(replicas) // stepping.size
-        grouped = [replicas[index::count] for index in range(count)]
+    size = binding.slots if router is None else router.slots
     found = []
-    for index, slots in enumerate(grouped):
+    for start in range(0, len(replicas), size):
+        slots, index = replicas[start : start + size], start // size
+        if slots[0].vacant:
+            continue
         seconds = sum(sums.busy.get(slot.index, 0.0) for slot in slots) if sums is not None else 0.0
         running = [slot.work for slot in slots if slot.work is not None]
         seconds += sum(now - work.started for work in running)
         up, device = any(slot.up for slot in slots), devices[index % len(devices)]
-        found.append(ReplicaStatus(up, bool(running), seconds / len(slots), device, len(slots), len(running)))
+        status = ReplicaStatus(up, bool(running), seconds / size, device, size, len(running), index=index)
+        status.leaving = slots[0].leaving
+        found.append(status)
     if isinstance(binding.executor, RemoteExecutor):
         for status, remote in zip(found, binding.executor.states(), strict=True):
             status.name, status.state, status.why = remote.url, remote.state, remote.why

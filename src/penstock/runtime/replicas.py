@@ -7,8 +7,11 @@ take work once they are up; a retired one finishes what it runs first.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from penstock.core.replica import Replica
 from penstock.core.station import Station
@@ -24,6 +27,17 @@ _EVERY = 0.25  # seconds between two looks at the queues of services that scale 
 logger = logging.getLogger("penstock")
 
 
+@dataclass(frozen=True, slots=True)
+class ReplicasState:
+    """How many replicas there are to be, how many take work now, the `change` under way, and how the last one failed."""
+
+    wanted: int
+    ready: int
+    scalable: bool
+    change: str
+    change_failed: str
+
+
 class Replicas:
     """Adds and retires the replicas of one runtime's services. One change of a service at a time."""
 
@@ -31,39 +45,85 @@ class Replicas:
         self.runtime = runtime
         self._locks: dict[Binding, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._changes: dict[Binding, str] = {}
+        self._failures: dict[Binding, str] = {}
+        self._spare: set[Binding] = set()  # of these a roll has a new replica beside the old one
         self._away: dict[tuple[Station, int], asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
+    def state(self, binding: Binding) -> ReplicasState:
+        """What is so now. Slots of one model are one replica here."""
+        station, size = binding.station, binding.slots
+        return ReplicasState(
+            wanted=station.servers // size - (binding in self._spare),
+            ready=sum(replica.up for replica in station.replicas) // size,
+            scalable=isinstance(binding.executor, Scalable),
+            change=self._changes.get(binding, ""),
+            change_failed=self._failures.get(binding, ""),
+        )
+
     async def scale(self, binding: Binding, count: int) -> None:
         """Have `count` replicas: returns when those that are new are up, while retired ones finish what they run."""
-        executor, station = self._scalable(binding), binding.station
-        if count < 1:
-            raise ConfigError(f"scale({binding.name}, {count}): at least 1")
+        executor, station = self.scalable(binding, count), binding.station
         async with self._lock(binding):
-            missing = count - station.servers
-            results = await asyncio.gather(*(self._grow(binding, executor) for _ in range(missing)), return_exceptions=True)
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
-            for replica in _expendable(station)[: max(0, -missing)]:
-                self._retire(binding, replica.index)
+            with self._change(binding, f"scaling to {count}"):
+                missing = count - station.servers
+                grown = (self._grow(binding, executor) for _ in range(missing))
+                for result in await asyncio.gather(*grown, return_exceptions=True):
+                    if isinstance(result, BaseException):
+                        raise result
+                for replica in _expendable(station)[: max(0, -missing)]:
+                    self._retire(binding, replica.index)
 
     async def roll(self, binding: Binding) -> None:
-        """Replace every replica: each new one is up before an old one drains, and that is gone before the next comes."""
-        executor, station = self._scalable(binding), binding.station
-        async with self._lock(binding):
-            for index in [replica.index for replica in station.replicas if not replica.leaving]:
-                await self._grow(binding, executor)
-                self._retire(binding, index)
-                away = self._away.get((station, index))
-                if away is not None:
-                    await asyncio.shield(away)
+        """Replace every replica: each new one is up before an old one drains, and that is gone before the next comes.
 
-    def _scalable(self, binding: Binding) -> Scalable:
-        executor = binding.executor
+        If a new one does not load, this raises why; the old ones that are left serve on.
+        """
+        executor, station = self.scalable(binding), binding.station
+        async with self._lock(binding):
+            old = [replica.index for replica in station.replicas if not replica.leaving]
+            for done, index in enumerate(old):
+                with self._change(binding, f"rolling, {done} of {len(old)} replaced"):
+                    self._spare.add(binding)
+                    try:
+                        await self._grow(binding, executor)
+                        self._retire(binding, index)
+                    finally:
+                        self._spare.discard(binding)
+                    away = self._away.get((station, index))
+                    if away is not None:
+                        await asyncio.shield(away)
+
+    def detached(self, change: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Carry out a change whether or not whoever asked for it waits for its end."""
+        return self._spawn(change)
+
+    @contextlib.contextmanager
+    def _change(self, binding: Binding, what: str) -> Iterator[None]:
+        self._failures.pop(binding, None)
+        self._changes[binding] = what
+        try:
+            yield
+        except Exception as error:
+            self._failures[binding] = f"{what}: {type(error).__name__}: {error}"
+            raise
+        finally:
+            del self._changes[binding]
+
+    def scalable(self, binding: Binding, count: int | None = None) -> Scalable:
+        """The executor, if this service can have that many replicas while it runs; else ConfigError says why not."""
+        executor, scaling = binding.executor, binding.station.scaling
         if not isinstance(executor, Scalable):
             what = "runs on the loop" if binding.direct else "has not been started, or runs where replicas cannot be added"
             raise ConfigError(f"{binding.name} {what}: it has no replicas to scale")
+        if count is None:
+            return executor
+        if count < 1:
+            raise ConfigError(f"scale({binding.name}, {count}): at least 1")
+        if scaling is not None and not scaling.policy.minimum <= count <= scaling.policy.maximum:
+            least, most = scaling.policy.minimum, scaling.policy.maximum
+            raise ConfigError(f"{binding.name} scales by itself between {least} and {most} replicas; {count} is outside")
         return executor
 
     def _lock(self, binding: Binding) -> asyncio.Lock:
@@ -135,10 +195,11 @@ class Replicas:
         except Exception as error:
             logger.warning("%s could not be scaled to %d replicas: %r", binding.name, count, error)
 
-    def _spawn(self, work: object) -> None:
-        task = self.runtime.loop.create_task(work)  # type: ignore[arg-type, var-annotated]
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self.runtime.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _expendable(station: Station) -> list[Replica]:

@@ -28,8 +28,7 @@ def frame(before: Status, now: Status, url: str, width: int, height: int, colour
         elif service.queued > service.in_flight:
             marks[len(lines)] = YELLOW
         lines.append(_aligned(row, widths))
-        if service.broken:
-            lines.append(f"  {service.broken}")
+        lines += [f"  {told}" for told in (service.broken, service.change, service.change_failed) if told]
     lines += _pools(now) + _devices(past, now, seconds) + _busy(past, now, seconds)
     shown = [line[:width] for line in lines[:height]]
     if not colour:
@@ -58,12 +57,11 @@ def _row(before: ServiceStatus | None, now: ServiceStatus, seconds: float) -> tu
     failed = sum(n for outcome, n in now.calls.items() if outcome not in ("ok", "cancelled"))
     failed -= sum(n for outcome, n in past.calls.items() if outcome not in ("ok", "cancelled"))
     starts, calls = now.starts - past.starts, now.started_calls - past.started_calls
-    shares = [_share(past, now, n, seconds) for n in range(len(now.replicas))]
-    up = sum(replica.up for replica in now.replicas)
+    shares = [_share(past, replica, seconds) for replica in now.replicas]
     return (
         now.name,
         now.place,
-        f"{up}/{len(now.replicas)}" if now.replicas else "-",
+        f"{now.ready}/{now.wanted}" if now.replicas else "-",
         f"{sum(shares) / len(shares):.0%}" if shares else "-",
         str(now.in_flight),
         f"{now.queued + now.staged}" + (f" ({_bytes(now.queued_bytes)})" if now.queued_bytes else ""),
@@ -96,9 +94,9 @@ def _ready(service: ServiceStatus) -> bool:
     return not service.draining and (not service.replicas or any(replica.up for replica in service.replicas))
 
 
-def _share(past: ServiceStatus, now: ServiceStatus, n: int, seconds: float) -> float:
-    before = past.replicas[n].busy_seconds if n < len(past.replicas) else 0.0
-    return min(1.0, max(0.0, (now.replicas[n].busy_seconds - before) / seconds))
+def _share(past: ServiceStatus, now: ReplicaStatus, seconds: float) -> float:
+    before = next((replica.busy_seconds for replica in past.replicas if replica.index == now.index), 0.0)
+    return min(1.0, max(0.0, (now.busy_seconds - before) / seconds))
 
 
 def _pools(now: Status) -> list[str]:
@@ -115,9 +113,9 @@ def _devices(past: dict[str, ServiceStatus], now: Status, seconds: float) -> lis
     """The busy share of each device: the sum of its replicas', which may be more than one where they share it."""
     shares: dict[str, float] = {}
     for service in now.services:
-        for n, replica in enumerate(service.replicas):
+        for replica in service.replicas:
             if replica.device:
-                share = _share(past.get(service.name, service), service, n, seconds)
+                share = _share(past.get(service.name, service), replica, seconds)
                 shares[replica.device] = shares.get(replica.device, 0.0) + share
     return ["", "DEVICES", *(f"  {name:<16} {_bar(share)} {share:.0%}" for name, share in shares.items())] if shares else []
 
@@ -125,16 +123,17 @@ def _devices(past: dict[str, ServiceStatus], now: Status, seconds: float) -> lis
 def _busy(past: dict[str, ServiceStatus], now: Status, seconds: float) -> list[str]:
     lines = []
     for service in now.services:
-        for n, replica in enumerate(service.replicas):
-            share = _share(past.get(service.name, service), service, n, seconds)
-            lines.append(f"  {f'{service.name} #{n}':<16} {_bar(share)} {share:>4.0%} {_state(replica)}")
+        for replica in service.replicas:
+            share = _share(past.get(service.name, service), replica, seconds)
+            lines.append(f"  {f'{service.name} #{replica.index}':<16} {_bar(share)} {share:>4.0%} {_state(replica)}")
             if replica.why:
                 lines.append(f"      {replica.why}")
     return ["", "REPLICAS", *lines] if lines else []
 
 
 def _state(replica: ReplicaStatus) -> str:
-    state = replica.state or (("runs" if replica.busy else "idle") if replica.up else "down")
+    down = "drains" if replica.leaving else "down"
+    state = replica.state or (("runs" if replica.busy else "idle") if replica.up else down)
     if replica.slots > 1:
         state += f", {replica.running} of {replica.slots}"
     if replica.median:

@@ -1,0 +1,61 @@
+"""`penstock scale URL SERVICE N`: more or fewer replicas of a service that is being served."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+from urllib.parse import quote, urlsplit
+
+from penstock.cli import CommandFailed
+
+NAME = "scale"
+HELP = "change how many replicas a service of a running server has"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    shared_arguments(parser)
+    parser.add_argument("count", type=int, metavar="N", help="replicas")
+
+
+def run(options: argparse.Namespace) -> None:
+    body = json.dumps({"count": options.count}).encode()
+    ask("PUT", options, f"/replicas/{quote(options.service, safe='')}", body)
+
+
+def shared_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command to a running server's service needs."""
+    parser.add_argument("url", help="the server, for instance http://127.0.0.1:8000")
+    parser.add_argument("service", help="its name")
+    parser.add_argument("--token", default=os.environ.get("PENSTOCK_TOKEN"), help="an operator's (default: $PENSTOCK_TOKEN)")
+
+
+def ask(method: str, options: argparse.Namespace, path: str, body: bytes) -> None:
+    """Ask for a change, wait for its end (loading a model may take minutes) and print what is so then."""
+    parts = urlsplit(options.url if "://" in options.url else f"http://{options.url}")
+    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme not in kinds or not parts.hostname or port == -1:
+        raise CommandFailed(f"{options.url!r} is not a server's URL; http://host:port is")
+    server = f"{parts.scheme}://{parts.netloc}"
+    headers = {"authorization": f"Bearer {options.token}"} if options.token else {}
+    connection = kinds[parts.scheme](parts.hostname, port)
+    try:
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        status, text = answer.status, answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise CommandFailed(f"no answer from {server}: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        connection.close()
+    try:
+        told = json.loads(text)
+        if status >= 400:
+            raise CommandFailed(f"{status} {told['title']}: {told['detail']}")
+        print(f"{options.service}: {told['ready']} of {told['wanted']} replicas are ready")
+    except (ValueError, KeyError, TypeError):
+        raise CommandFailed(f"{server} is no penstock server (or another version): {status} at {path}") from None
