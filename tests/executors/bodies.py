@@ -51,6 +51,19 @@ def die(how: str) -> str:
     return how
 
 
+runs = 0
+
+
+@ps.service(on=ps.Process(1), cache=ps.Cache())
+def counted(key: str) -> tuple[int, int]:
+    """Whose answer it is: the process, and how often it has been asked."""
+    global runs
+    runs += 1
+    if key == "die" and runs == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid(), runs
+
+
 @ps.service(on=ps.Process(1))
 def count(n: int) -> Iterator[int]:
     yield from range(n)
