@@ -11,6 +11,7 @@ import sys
 
 import pytest
 from bench_stand import command, double, hello, narrow, server
+from executors.bodies import occupies
 from executors.slot_bodies import two as words
 from served import environment
 
@@ -92,6 +93,24 @@ def test_a_model_with_slots_is_one_replica() -> None:
             for call in calls:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_the_memory_of_children_and_their_devices() -> None:
+    async def main() -> None:
+        async with server(occupies) as url:
+            assert await occupies(1 << 30) == 1 << 30
+            async with asyncio.timeout(20):
+                while True:
+                    now = await asyncio.to_thread(fetch, url)
+                    (replica,) = now.services[0].replicas
+                    if replica.device_bytes[0]:
+                        break
+            assert replica.device_bytes == (1 << 30, 2 << 30, 3 << 30) and replica.memory_bytes > 1 << 20
+            lines = frame(now, now, url, 200, 100)
+            taken = "1 GiB used, 2 GiB reserved, peak 3 GiB"
+            assert [line.split()[0] for line in lines if line.endswith(taken)] == ["xpu:0", "occupies"]
 
     asyncio.run(main())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from penstock.core.estimate import ServiceTime
 from penstock.core.policy.batch import Batch, Pricing, choose, release
 from penstock.core.request import Request
 from penstock.core.station import Station, StationOptions
+from penstock.executors.process_trial import Trial
 
 
 def padded(items: Any) -> float:
@@ -146,3 +148,31 @@ def test_what_was_too_much_for_memory_is_not_tried_again() -> None:
     chosen, bound = choose(policy, Pricing(policy.cost), window, 0.0, ServiceTime(), station.max_cost)
     assert len(chosen) == 2 and bound == "cost"
     assert release(policy, 3, 27.0, 0.0, 9.0, 0.0, ServiceTime(), station.max_cost)[0] == "cost"
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=80), st.integers(1, 400), st.sampled_from([sum, padded]))
+def test_a_memory_that_is_too_small_is_met_a_few_times_and_then_kept_to(values: list[int], room: int, cost: Any) -> None:
+    """However much fits in truth: each batch that does not is halved until it does, and the bound is halved for good."""
+    policy = Batch(max_size=32, max_wait=0.0, cost=lambda items: float(cost(items)), learn=False)
+    station = Station(StationOptions(name="s", replicas=1, batch=policy))
+    left, failed = requests(policy, values), 0
+    while left:
+        bound = station.max_cost
+        chosen, _ = choose(policy, Pricing(policy.cost), left, 0.0, ServiceTime(), bound)
+        whole = float(cost(values_of(chosen)))
+        assert len(chosen) == 1 or whole <= bound
+        trial, answered = Trial(len(chosen)), 0
+        while (part := trial.part()) is not None:
+            run = chosen[part.start : part.stop]
+            if float(cost(values_of(run))) > room and len(run) > 1:
+                station.outgrown(run)
+                assert trial.halve()
+            else:
+                trial.answered([True] * len(run))
+                answered += len(run)
+        assert trial.results == [True] * len(chosen) and answered == len(chosen)
+        if whole > room and len(chosen) > 1:
+            failed += 1
+            assert station.max_cost <= whole / 2
+        left = [request for request in left if request not in chosen]
+    assert failed <= math.log2(32 * 50) + 1

@@ -10,6 +10,7 @@ import signal
 import stat
 import sys
 import time
+import types
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -48,6 +49,19 @@ def die(how: str) -> str:
     if how == "lambda":
         return lambda: None  # type: ignore[return-value]
     return how
+
+
+runs = 0
+
+
+@ps.service(on=ps.Process(1), cache=ps.Cache())
+def counted(key: str) -> tuple[int, int]:
+    """Whose answer it is: the process, and how often it has been asked."""
+    global runs
+    runs += 1
+    if key == "die" and runs == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid(), runs
 
 
 @ps.service(on=ps.Process(1))
@@ -250,6 +264,15 @@ def babbles(which: int) -> None:
     sockets = [fd for fd in sorted(map(int, os.listdir("/proc/self/fd"))) if _is_socket(fd)]
     os.write(sockets[which], b"What is this? " * 10)
     time.sleep(1000)
+
+
+@ps.service(on=ps.Process(1, device="xpu:0"))
+def occupies(used: int) -> int:
+    """Has what a child reads of torch, as if an accelerator were there."""
+    device = types.SimpleNamespace(is_initialized=lambda: True, device_count=lambda: 1, memory_allocated=lambda n: used)
+    device.memory_reserved, device.max_memory_allocated = lambda n: 2 * used, lambda n: 3 * used
+    sys.modules["torch"] = types.SimpleNamespace(cuda=types.SimpleNamespace(is_initialized=lambda: False), xpu=device)  # type: ignore[assignment]
+    return used
 
 
 def _is_socket(fd: int) -> bool:

@@ -46,6 +46,25 @@ def test_a_death_loses_what_ran_and_the_replica_comes_back() -> None:
     asyncio.run(main())
 
 
+def test_a_service_with_a_cache_in_a_child() -> None:
+    async def main() -> None:
+        async with ps.Runtime(bodies.counted):
+            answers = await asyncio.gather(*(bodies.counted("a") for _ in range(20)))
+            assert len(set(map(tuple, answers))) == 1 and answers[0][1] == 1
+            pid, _ = answers[0]
+            assert tuple(await bodies.counted("b")) == (pid, 2)
+            os.kill(pid, signal.SIGKILL)
+            assert tuple(await bodies.counted("a")) == (pid, 1)  # what is kept outlives who made it
+            # The new process dies of its first call: everybody who waits hears it, and it is not kept.
+            lost = await asyncio.gather(*(bodies.counted("die") for _ in range(3)), return_exceptions=True)
+            assert [type(error) for error in lost] == [WorkerLost] * 3
+            fresh, first = await bodies.counted("c")
+            assert fresh != pid and first == 1
+            assert tuple(await bodies.counted("die")) == (fresh, 2)
+
+    asyncio.run(main())
+
+
 def test_a_killed_replica_among_two() -> None:
     async def main() -> None:
         async with ps.Runtime(bodies.whoami):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import penstock as ps
 from penstock.executors.child import arena
@@ -30,6 +31,16 @@ def test_what_goes_in_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
             huge = rng.random(3 << 17)  # 3 MiB, twelve times: more than the arena holds, so the last take the socket
             answers = [await bodies.echo(huge) for _ in range(12)]
             assert all(np.array_equal(answer, huge) for answer in answers)
+
+    asyncio.run(main())
+
+
+def test_images_to_a_child_and_back() -> None:
+    async def main() -> None:
+        image = Image.linear_gradient("L").resize((1024, 768)).convert("RGB")
+        async with ps.Runtime(bodies.echo):
+            found = await bodies.echo({"images": [image, image.rotate(90)]})
+            assert found == {"images": [image, image.rotate(90)]}
 
     asyncio.run(main())
 

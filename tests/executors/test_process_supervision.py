@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import math
 import os
-import random
 import signal
 import time
 from pathlib import Path
@@ -14,6 +13,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import penstock as ps
 from penstock.errors import InvalidRequest, PenstockError, ProgressTimeout, ServiceError, WorkerLost
@@ -27,26 +28,44 @@ def executor(runtime: ps.Runtime, service: Any) -> Any:
     return runtime.bindings[service].executor
 
 
-@pytest.mark.parametrize("seed", range(200))
-def test_a_trial_blames_the_guilty_and_no_one_else(seed: int) -> None:
-    rng = random.Random(seed)
-    count = rng.randrange(1, 70)
-    guilty = set(rng.sample(range(count), 1 if seed % 2 else rng.randrange(count + 1)))
-    trial, deaths = Trial(count), 0
+@given(st.data(), st.integers(1, 500))
+def test_a_trial_blames_the_guilty_and_no_one_else(data: st.DataObject, count: int) -> None:
+    guilty = data.draw(st.sets(st.integers(0, count - 1), max_size=data.draw(st.sampled_from([1, count]))))
+    trial, deaths, charged, bisected = Trial(count), 0, 0, 0
     while (part := trial.part()) is not None:
         if guilty.intersection(part):
             deaths += 1
+            charged += not trial.deaths  # as a replica charges its restart budget
             trial.died(WorkerLost("died"))
+            bisected += len(part) > 1 and trial.part() is not None
         else:
             trial.answered([n * n for n in part])
-    assert deaths - 1 <= math.ceil(math.log2(count)) + 1  # after the first
+    steps = math.ceil(math.log2(count))
+    assert bisected <= steps + 1 and deaths <= steps + 2
+    assert charged == min(1, len(guilty))
     if len(guilty) == 1:
-        assert deaths - 1 <= math.ceil(math.log2(count))
+        assert deaths == bisected + 1 <= steps + 1
     failed = {n for n, result in enumerate(trial.results) if isinstance(result, WorkerLost)}
     assert guilty <= failed
     assert all(trial.results[n] == n * n for n in range(count) if n not in failed)
     if len(guilty) <= 1:
         assert failed == guilty
+
+
+@given(st.data(), st.integers(1, 500))
+def test_a_trial_ends_within_its_bound_whoever_kills(data: st.DataObject, count: int) -> None:
+    """Deaths that have nothing to do with what runs, such as kills from outside."""
+    trial, deaths, told = Trial(count), 0, []
+    while (part := trial.part()) is not None:
+        if data.draw(st.booleans()):
+            deaths += 1
+            trial.died(WorkerLost("died"))
+        else:
+            told += part
+            trial.answered(list(part))
+    assert deaths <= math.ceil(math.log2(count)) + 2
+    assert len(told) == len(set(told))
+    assert all(trial.results[n] == n if n in told else isinstance(trial.results[n], WorkerLost) for n in range(count))
 
 
 def test_one_item_that_kills_fails_alone_and_is_charged_once() -> None:

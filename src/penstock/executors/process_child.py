@@ -66,6 +66,7 @@ class Child:
         self.loaded: asyncio.Future[None] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
         self.resident_mib = 0
+        self.device_bytes = (0, 0, 0)  # used, reserved, the most used
         self.calls = Calls(self, host)
         self.heard = False  # since the watchdog looked
         inbox, freed = launched.inbox, launched.outbox.free
@@ -120,6 +121,7 @@ class Child:
             self.calls.drop(frame.number)
         elif kind == BEAT:
             self.resident_mib = frame.number
+            self.device_bytes = frame.load() or self.device_bytes
         elif kind == UP:
             if not self.loaded.done():
                 self.loaded.set_result(None)

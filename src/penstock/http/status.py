@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import psutil
 
+from penstock.executors.process import Processes
 from penstock.executors.remote import RemoteExecutor
 from penstock.runtime.sizes import usable_cores
 
@@ -54,6 +55,8 @@ class Recent:
 class ReplicaStatus(msgspec.Struct):
     """`busy_seconds` is the time in which it has run calls, the running ones included; of several slots, their mean.
 
+    `memory_bytes` is what a child process has resident, `device_bytes` what it uses of its devices, what it has reserved
+    there, and the most that it has used.
     `name` and `state` are a remote's: its URL, and serving, tried, ejected or unhealthy, with `why`. `calls` counts its
     ends; `median` is that of its latest calls in seconds, 0 while too few are known.
     """
@@ -64,6 +67,8 @@ class ReplicaStatus(msgspec.Struct):
     device: str = ""
     slots: int = 1
     running: int = 0
+    memory_bytes: int = 0
+    device_bytes: tuple[int, int, int] = (0, 0, 0)
     name: str = ""
     state: str = ""
     why: str = ""
@@ -193,7 +198,7 @@ def _replicas(binding: Binding, sums: Sums | None, now: float) -> list[ReplicaSt
     devices = getattr(binding.place, "device", None) or ("",)
     replicas, router = binding.station.replicas, binding.station.router
     size = binding.slots if router is None else router.slots
-    found = []
+    found: dict[int, ReplicaStatus] = {}
     for start in range(0, len(replicas), size):
         slots, index = replicas[start : start + size], start // size
         if slots[0].vacant:
@@ -204,9 +209,14 @@ def _replicas(binding: Binding, sums: Sums | None, now: float) -> list[ReplicaSt
         up, device = any(slot.up for slot in slots), devices[index % len(devices)]
         status = ReplicaStatus(up, bool(running), seconds / size, device, size, len(running), index=index)
         status.leaving = slots[0].leaving
-        found.append(status)
+        found[index] = status
+    if isinstance(binding.executor, Processes):
+        for replica in binding.executor.replicas:
+            if replica.child is not None and replica.index in found:
+                status = found[replica.index]
+                status.memory_bytes, status.device_bytes = replica.child.resident_mib << 20, replica.child.device_bytes
     if isinstance(binding.executor, RemoteExecutor):
-        for status, remote in zip(found, binding.executor.states(), strict=True):
+        for status, remote in zip(found.values(), binding.executor.states(), strict=True):
             status.name, status.state, status.why = remote.url, remote.state, remote.why
             status.median, status.ejections, status.calls = remote.median, remote.ejections, remote.calls
-    return found
+    return list(found.values())

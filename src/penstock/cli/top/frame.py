@@ -112,12 +112,20 @@ def _pools(now: Status) -> list[str]:
 def _devices(past: dict[str, ServiceStatus], now: Status, seconds: float) -> list[str]:
     """The busy share of each device: the sum of its replicas', which may be more than one where they share it."""
     shares: dict[str, float] = {}
+    memory: dict[str, list[int]] = {}
     for service in now.services:
         for replica in service.replicas:
             if replica.device:
                 share = _share(past.get(service.name, service), replica, seconds)
                 shares[replica.device] = shares.get(replica.device, 0.0) + share
-    return ["", "DEVICES", *(f"  {name:<16} {_bar(share)} {share:.0%}" for name, share in shares.items())] if shares else []
+                sums = memory.setdefault(replica.device, [0, 0, 0])
+                memory[replica.device] = [a + b for a, b in zip(sums, replica.device_bytes, strict=True)]
+    lines = [f"  {name:<16} {_bar(share)} {share:>4.0%}{_taken(*memory[name])}" for name, share in shares.items()]
+    return ["", "DEVICES", *lines] if lines else []
+
+
+def _taken(used: int, reserved: int, peak: int) -> str:
+    return f" {_bytes(used)} used, {_bytes(reserved)} reserved, peak {_bytes(peak)}" if reserved else ""
 
 
 def _busy(past: dict[str, ServiceStatus], now: Status, seconds: float) -> list[str]:
@@ -138,8 +146,14 @@ def _state(replica: ReplicaStatus) -> str:
         state += f", {replica.running} of {replica.slots}"
     if replica.median:
         state += f", {duration(replica.median)}"
+    if replica.memory_bytes:
+        state += f", {_bytes(replica.memory_bytes)}"
     place = replica.name or replica.device
-    return state + (f" on {place}" if place else "")
+    return (
+        state
+        + (f" on {place}:" if place and any(replica.device_bytes) else f" on {place}" if place else "")
+        + _taken(*replica.device_bytes)
+    )
 
 
 def _bar(share: float) -> str:

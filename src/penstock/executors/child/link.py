@@ -13,6 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from .gauge import device_bytes, resident_mib
 from .wire import ANSWER, BEAT, CANCEL, CREDIT, Frame, Reader, encode
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Link:
                 now = time.monotonic()
                 if now >= due:
                     due = now + self.beat
-                    self._control.sendall(encode(BEAT, resident_mib(), None).pieces[0])
+                    self._control.sendall(encode(BEAT, resident_mib(), device_bytes()).pieces[0])
                 if not poll.poll(max(0.0, due - now) * 1000):
                     continue
                 if not reader.fill():
@@ -92,12 +93,3 @@ class Link:
             self.on_cancel(frame.number)
         elif frame.kind == ANSWER:
             self.on_answer(frame.number, frame)
-
-
-def resident_mib() -> int:
-    """Memory of this process, as far as the system tells."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
-    except (OSError, ValueError, IndexError):
-        return 0

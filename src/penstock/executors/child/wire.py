@@ -12,6 +12,8 @@ import pickle
 import struct
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .outofband import dumps
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -105,7 +107,7 @@ def encode(kind: int, number: int, message: Any, outbox: Outbox | None = None, i
         buffers.append(raw)
         return False
 
-    payload = b"" if message is None else pickle.dumps(lift(message), protocol=5, buffer_callback=big)
+    payload = b"" if message is None else dumps(lift(message), big)
     released = inbox.released if inbox is not None else ()
     if not buffers and not released:
         head = _HEAD.pack(MAGIC, VERSION, kind, number, 0, 0, len(payload))
