@@ -188,8 +188,6 @@ def validate(body: Body, options: ServiceOptions) -> None:
         raise ConfigError(f"{name} is async and runs on the loop: use on=ps.Inline(), or on=ps.Process()")
     if isinstance(on, Inline) and not body.is_async:
         raise ConfigError(f"{name} is not async and would block the loop: use on=ps.Thread() or on=ps.Process()")
-    if body.steps and isinstance(on, Process) and (on.recycle or on.recycle_bytes):
-        raise ConfigError(f"{name}: recycle= waits for a moment in which nothing runs, and with Slots there may be none")
     if body.steps and on is not None and isinstance(on.replicas, Scale):
         raise ConfigError(f"{name}: the number of replicas of a class with Slots is fixed")
     if isinstance(on, Inline) and fewest(on.replicas) > 1 and not body.batched and not body.is_class:

@@ -157,3 +157,23 @@ class Pictures(Words):
 
 
 pictures = ps.service(Pictures, name="pictures", batch=ps.Slots(2), on=ps.Process())
+
+
+class Pids(Words):
+    """Says whose process it is so often, slowly enough that others come meanwhile."""
+
+    def add(self, slot: int, times: int) -> None:  # type: ignore[override]
+        self.requests[slot] = [os.getpid(), times]
+
+    def step(self, slots: dict[int, int]) -> list[tuple[int, Any]]:  # type: ignore[override]
+        time.sleep(0.001)
+        out: list[tuple[int, Any]] = []
+        for slot in slots:
+            request = self.requests[slot]
+            request[1] -= 1
+            out.append((slot, request[0] if request[1] >= 0 else ps.END))
+        return out
+
+
+renewed = ps.service(Pids, name="renewed", batch=ps.Slots(2), on=ps.Process(2, recycle=5))
+renewed_alone = ps.service(Pids, name="renewed_alone", batch=ps.Slots(2), on=ps.Process(recycle=5, device="xpu:0"))

@@ -17,7 +17,7 @@ import pytest
 
 import penstock as ps
 from penstock.core.check import check, idle
-from penstock.errors import BadResult, ConfigError, InvalidRequest, ProgressTimeout, ServiceError, ShuttingDown, WorkerLost
+from penstock.errors import BadResult, InvalidRequest, ProgressTimeout, ServiceError, ShuttingDown, WorkerLost
 from penstock.executors import process_life
 from penstock.executors.child.wire import RUN, Encoded, encode
 from penstock.executors.process_slots import ProcessSlotsExecutor
@@ -212,9 +212,52 @@ def test_a_grace_that_is_over_ends_streams_and_processes() -> None:
     asyncio.run(main())
 
 
-def test_contradictions_are_refused() -> None:
-    with pytest.raises(ConfigError, match="recycle"):
-        ps.service(bodies.Words, batch=ps.Slots(2), on=ps.Process(recycle=10))
+@pytest.mark.parametrize("service", [bodies.renewed, bodies.renewed_alone], ids=lambda service: service.name)
+def test_recycling_loses_nobody_and_never_stops_all(service: Any) -> None:
+    async def body(runtime: ps.Runtime) -> None:
+        executor: Any = runtime.bindings[service].executor
+        most, seen, reds = 2 * len(executor.replicas), set(), 0
+
+        async def one(times: int) -> None:
+            nonlocal reds
+            pids = await said(service(times))
+            assert len(pids) == times and len(set(pids)) == 1
+            seen.update(pids)
+            reds += not runtime.ready(service.name)
+            assert len(executor.processes) <= (1 if service is bodies.renewed_alone else most)
+
+        while len(seen) < 6:
+            await asyncio.gather(*(one(1 + n % 7) for n in range(12)))
+        if service is bodies.renewed:
+            assert not reds  # replicas take turns
+        assert not executor.seats
+
+    run(body, service)
+
+
+def test_a_process_that_dies_while_it_closes_is_followed_by_its_successor() -> None:
+    async def body(runtime: ps.Runtime) -> None:
+        executor = runtime.bindings[bodies.renewed].executor
+        for _ in range(6):
+            await asyncio.gather(*(said(bodies.renewed(1)) for _ in range(4)))
+        reading = [asyncio.ensure_future(said(bodies.renewed(10**9))) for _ in range(4)]
+        closing = None
+        while closing is None:
+            closing = next((replica for replica in executor.replicas if replica.renewal.closing), None)
+            await asyncio.sleep(0.001)
+            if not closing:
+                reading.append(asyncio.ensure_future(said(bodies.renewed(1))))
+        old = closing.child.pid
+        os.kill(old, signal.SIGKILL)
+        while closing.child is None or closing.child.pid == old or closing.renewal.closing:
+            await asyncio.sleep(0.001)
+        for task in reading[:4]:
+            task.cancel()
+        await asyncio.wait(reading)
+        assert {type(task.exception()) for task in reading if not task.cancelled()} <= {WorkerLost, type(None)}
+        assert len(await said(bodies.renewed(3))) == 3
+
+    run(body, bodies.renewed)
 
 
 class Heard:

@@ -69,7 +69,8 @@ class Process:
     the old one goes, except on a device, which holds one at a time.
 
     With `batch=ps.Slots(n)` each replica has n slots, and whoever is in them when it dies fails with WorkerLost; `warmup` is
-    what `add` gets after the slot, and runs to its first item. There is no `recycle` then.
+    what `add` gets after the slot, and runs to its first item. A process that is to be replaced takes nobody in any more
+    when its successor has loaded, and goes when those in its slots have ended.
     """
 
     replicas: int | Scale = 1

@@ -18,6 +18,7 @@ from penstock.executors.child.wire import Encoded, Frame
 from penstock.executors.flow import Credit
 from penstock.executors.process import Processes
 from penstock.executors.process_child import Child, error_of
+from penstock.executors.process_slots_renewal import SlotsRenewal
 from penstock.executors.process_supervisor import Supervisor
 from penstock.executors.slots_engine import stepper_options
 
@@ -46,6 +47,7 @@ class SlotsReplica(Supervisor):
         self.seats: dict[int, Seat] = {}
         self.works: dict[int, Any] = {}
         self.sent: Counter[int] = Counter()  # items, by slot
+        self.renewal = SlotsRenewal(self)
         self.told = 0  # messages with something in them, of this process
         self._joins: list[Encoded] = []
         self._left: dict[int, None] = {}
@@ -140,6 +142,8 @@ class SlotsReplica(Supervisor):
         work = self.works.pop(slot)
         del self.owner.seats[work]
         self.owner.host.finished(work, [result], measured=measured)
+        if self.child is not None:
+            self.renewal.look()
 
     def whose(self, number: int, index: int) -> Any:
         work = self.works.get(number)
@@ -156,8 +160,15 @@ class SlotsReplica(Supervisor):
     def served(self) -> bool:
         return self.told > 0
 
+    def spare(self) -> Child | None:
+        return self.renewal.take()
+
+    def other_died(self, child: Child) -> None:
+        self.renewal.died(child)
+
     def up(self, child: Child) -> None:
         self.told = 0
+        self.renewal.renewed()
         super().up(child)
 
     def lose(self, error: PenstockError, again: bool) -> None:
