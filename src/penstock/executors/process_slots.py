@@ -167,7 +167,7 @@ class SlotsReplica(Supervisor):
 
 
 class ProcessSlotsExecutor(Processes):
-    """Slot `k` of child `i` of n is replica `k * n + i`."""
+    """Slot `k` of child `i` is replica `i * size + k`."""
 
     depth = 0
 
@@ -187,11 +187,13 @@ class ProcessSlotsExecutor(Processes):
         super().__init__(body, host, loop, options, threads, buffer=buffer, progress_timeout=progress_timeout, steps=steps)
         self.size = slots.size
         self.seats: dict[Any, Seat] = {}  # by work
-        self.replicas: list[SlotsReplica] = [SlotsReplica(self, index) for index in range(fewest(options.replicas))]
+        self.replicas: list[SlotsReplica] = [self.replica(index) for index in range(fewest(options.replicas))]
+
+    def replica(self, index: int) -> SlotsReplica:
+        return SlotsReplica(self, index)
 
     def _slots(self, index: int) -> range:
-        n = len(self.replicas)
-        return range(index, self.size * n, n)
+        return range(index * self.size, (index + 1) * self.size)
 
     def up(self, index: int) -> None:
         for slot in self._slots(index):
@@ -203,7 +205,7 @@ class ProcessSlotsExecutor(Processes):
 
     def run(self, work: Any) -> None:
         """Let this request in before the next step."""
-        slot, index = divmod(work.replica, len(self.replicas))
+        index, slot = divmod(work.replica, self.size)
         replica = self.replicas[index]
         seat = self.seats[work] = Seat(replica, slot, work, self.buffer)
         replica.run(seat)

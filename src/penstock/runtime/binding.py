@@ -50,7 +50,6 @@ class Binding:
         self.keyed = self.latest is not None or self.sticky is not None
         self.batch = options.batch
         self.size = options.size
-        self.slots = 1 if options.slots is None else options.slots.size  # of one model
         self.within = options.within
         self.variable = station.variable
         self.names = tuple(service.signature.parameters)

@@ -40,7 +40,7 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
     if isinstance(place, Remote):
         hosts = tuple(place.urls)
     elif options.slots is not None and replicas is not None:
-        hosts = tuple(map(str, range(replicas))) if replicas > 1 or options.route is not None else ()
+        hosts = tuple(map(str, range(replicas)))
         replicas *= options.slots.size
     queue = next((policy for policy in options.admit if isinstance(policy, Queue)), None)
     if queue is None:
