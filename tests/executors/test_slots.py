@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import penstock as ps
+from penstock.core.check import idle
 from penstock.errors import BadResult, ConfigError, ShuttingDown, StreamOverflow
 from penstock.executors.child.outcome import Verdict
 from penstock.executors.child.stepper import Stepper
@@ -274,6 +275,27 @@ def test_a_grace_that_is_over_ends_streams_with_an_error() -> None:
             await asyncio.sleep(0.001)
 
     asyncio.run(body())
+
+
+def test_a_step_on_the_loop_that_does_not_end_is_cut_off() -> None:
+    class Endless(bodies.AsyncWords):
+        async def step(self, slots: dict[int, int]) -> list[tuple[int, str]]:  # type: ignore[override]
+            await asyncio.Event().wait()
+            return []
+
+    endless = ps.service(Endless, name="endless", batch=ps.Slots(1))
+
+    async def main() -> None:
+        async with ps.Runtime(endless, grace=0.0) as runtime:
+            call = asyncio.ensure_future(said(endless("word", 1)))
+            while not runtime.snapshot()["endless"].in_flight:
+                await asyncio.sleep(0)
+        with pytest.raises(ShuttingDown):
+            await call
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        idle(runtime.scheduler)
+
+    asyncio.run(main())
 
 
 def test_fair_share_pays_for_every_item() -> None:

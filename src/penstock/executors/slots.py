@@ -101,7 +101,10 @@ class SlotsExecutor:
             return
         for engine in self.engines:
             engine.tell(("break off", 0, None, None))
-        await self._ended(0.1)
+        if not await self._ended(0.1):
+            for engine in self.engines:
+                engine.cut()
+            await self._ended(0.1)
 
     async def _ended(self, within: float) -> bool:
         running = [engine.ended for engine in self.engines if not engine.ended.done()]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.core.replica import Replica
 from penstock.core.station import Station
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, ShuttingDown
 from penstock.executors.base import Scalable
 
 if TYPE_CHECKING:
@@ -130,6 +130,8 @@ class Replicas:
         return self._locks.setdefault(binding, asyncio.Lock())
 
     async def _grow(self, binding: Binding, executor: Scalable) -> None:
+        if self.runtime.closing:
+            raise ShuttingDown(f"{binding.name} gets no more replicas: the runtime is shutting down")
         index = self.runtime.scheduler.add_replica(binding.station)
         try:
             await executor.grow(index // binding.station.slots)

@@ -131,6 +131,9 @@ class Storm:
         if work in self.books.running and request.state == RUNNING:
             self.seen["stream item"] += 1
             self.scheduler.progress(request, self.now)
+            cost = 20.0 if request.tenant == "a" else 1.0
+            work.station.charge(request, cost)
+            self.books.produced(request, cost)
             if self.random.random() < 0.3:
                 request.progress = float("inf")  # a slow reader
                 self.seen["slow reader"] += 1
