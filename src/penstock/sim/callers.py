@@ -13,7 +13,7 @@ from penstock.errors import PenstockError
 from penstock.runtime import join, within
 from penstock.runtime import map as map_calls
 from penstock.service import Service
-from penstock.sim.services import Bad
+from penstock.sim.models import Bad
 
 STREAMS = ("count", "tokens", "chain", "speaker")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from random import Random
 from typing import Any
@@ -15,14 +14,10 @@ from penstock.core.policy.retry import Retry
 from penstock.core.policy.slots import Slots
 from penstock.core.pool import Pool
 from penstock.executors.base import Inline, Thread
-from penstock.executors.child.end import END
 from penstock.runtime import join, within
 from penstock.runtime import map as map_calls
 from penstock.service import Service, service
-
-
-class Bad(Exception):
-    """What a body raises when its input says so."""
+from penstock.sim.models import Bad, Painter, Speaker, pause
 
 
 def answer(x: int) -> int:
@@ -30,10 +25,6 @@ def answer(x: int) -> int:
     if x % 7 == 3:
         raise Bad(x)
     return 2 * x
-
-
-async def pause(random: Random) -> None:
-    await asyncio.sleep(random.choice((0.0, 0.001, 0.01, 0.05, 0.3)))
 
 
 def _options(random: Random, **more: Any) -> dict[str, Any]:
@@ -131,60 +122,11 @@ def _leaves(random: Random, pool: Pool) -> list[Service[..., Any]]:
             yield n
         answer(x)
 
-    class Speaker:
-        """Says 100 x, 100 x + 1 and so on, sometimes until nobody listens; some starts take several steps, and some steps
-        fail all that take part.
-        """
-
-        budget = 0
-
-        def __init__(self) -> None:
-            self.told: dict[int, list[int]] = {}
-
-        def add(self, slot: int, x: int) -> int | None:
-            assert slot not in self.told, f"slot {slot} is taken"
-            if x % 11 == 5:
-                raise Bad(x)
-            self.told[slot] = [x, x % 9, 0]
-            return x % 9 or None
-
-        async def step(self, slots: dict[int, int]) -> list[tuple[int, Any]]:
-            assert sum(slots.values()) <= self.budget, f"{slots} are more units than {self.budget}"
-            await pause(random)
-            if random.random() < 0.01:
-                raise Bad(slots)
-            return [(slot, item) for slot, units in slots.items() for item in self._advance(self.told[slot], units)]
-
-        def _advance(self, told: list[int], units: int) -> Iterator[Any]:
-            x, left, said = told
-            told[1] = max(0, left - units)
-            assert left == 0 or units <= left, f"{units} units of a start that has {left} left"
-            if told[1]:
-                return
-            told[2] += 1
-            if said < x % 12 or x % 13 == 12:
-                yield 100 * x + said
-            else:
-                yield Bad(x) if x % 7 == 3 else END
-
-        def drop(self, slot: int) -> None:
-            del self.told[slot]
-
-    class Painter(Speaker):
-        """Has only the last item to give."""
-
-        def _advance(self, told: list[int], units: int) -> Iterator[Any]:
-            x, told[2] = told[0], told[2] + 1
-            if told[2] > x % 5:
-                yield 2 * x
-                yield Bad(x) if x % 7 == 3 else END
-
     def tokens(x: int) -> Iterator[int]:
         yield from range(x % 12)
         answer(x)
 
     speaks, paints = _slots(random, pool), _slots(random, pool, stream=False)
-    Speaker.budget, Painter.budget = speaks["batch"].budget, paints["batch"].budget
     return [
         service(echo, **_options(random)),
         service(newest, **{**_options(random), "limit": Fixed(1), "admit": Latest(key=lambda x: x % 2)}),
@@ -194,8 +136,8 @@ def _leaves(random: Random, pool: Pool) -> list[Service[..., Any]]:
         service(collect, batch=_batch(random), **_options(random, on=Inline(replicas=random.choice((1, 2))))),
         service(count, **_options(random)),
         service(tokens, **_threads(random, pool)),
-        service(Speaker, **speaks),
-        service(Painter, **paints),
+        service(Speaker, random, speaks["batch"].budget, **speaks),
+        service(Painter, random, paints["batch"].budget, **paints),
     ]
 
 
