@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.policy.admit import Latest, Queue
-from penstock.core.policy.scale import Scale
 from penstock.core.policy.slots import Slots
 from penstock.core.pool import Pool
 from penstock.errors import ConfigError
@@ -188,8 +187,6 @@ def validate(body: Body, options: ServiceOptions) -> None:
         raise ConfigError(f"{name} is async and runs on the loop: use on=ps.Inline(), or on=ps.Process()")
     if isinstance(on, Inline) and not body.is_async:
         raise ConfigError(f"{name} is not async and would block the loop: use on=ps.Thread() or on=ps.Process()")
-    if body.steps and on is not None and isinstance(on.replicas, Scale):
-        raise ConfigError(f"{name}: the number of replicas of a class with Slots is fixed")
     if isinstance(on, Inline) and fewest(on.replicas) > 1 and not body.batched and not body.is_class:
         raise ConfigError(f"{name}: an async function has no replicas; bound it with limit=ps.Fixed({on.replicas})")
     if isinstance(on, Process):

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import penstock as ps
+from penstock.core.check import idle
 from penstock.errors import BadResult, ConfigError, ShuttingDown, StreamOverflow
 from penstock.executors.child.outcome import Verdict
 from penstock.executors.child.stepper import Stepper
@@ -276,6 +277,27 @@ def test_a_grace_that_is_over_ends_streams_with_an_error() -> None:
     asyncio.run(body())
 
 
+def test_a_step_on_the_loop_that_does_not_end_is_cut_off() -> None:
+    class Endless(bodies.AsyncWords):
+        async def step(self, slots: dict[int, int]) -> list[tuple[int, str]]:  # type: ignore[override]
+            await asyncio.Event().wait()
+            return []
+
+    endless = ps.service(Endless, name="endless", batch=ps.Slots(1))
+
+    async def main() -> None:
+        async with ps.Runtime(endless, grace=0.0) as runtime:
+            call = asyncio.ensure_future(said(endless("word", 1)))
+            while not runtime.snapshot()["endless"].in_flight:
+                await asyncio.sleep(0)
+        with pytest.raises(ShuttingDown):
+            await call
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        idle(runtime.scheduler)
+
+    asyncio.run(main())
+
+
 def test_fair_share_pays_for_every_item() -> None:
     """Two tenants, one with streams ten times as long: each gets half of the slots' time."""
     given: dict[str, int] = {"long": 0, "short": 0}
@@ -337,8 +359,8 @@ def test_requests_are_spread_over_the_models() -> None:
             streams = [models("word", 1_000_000).__aiter__() for _ in range(4)]
             for stream in streams:
                 await anext(stream)
-            router = runtime.bindings[models].station.router
-            assert router is not None and [host.running for host in router.hosts] == [2, 2]
+            executor: Any = runtime.bindings[models].executor
+            assert [len(engine.stepper.seats) for engine in executor.engines] == [2, 2]
             for stream in streams:
                 await stream.aclose()
 

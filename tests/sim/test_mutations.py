@@ -15,7 +15,8 @@ import pytest
 
 from penstock.core import admission, dispatch, estimate, lease, pool, queues, replicas, router, scheduler, station, timeouts
 from penstock.core.policy import batch, limit, retry
-from penstock.executors import inline
+from penstock.executors import inline, slots
+from penstock.executors.child import stepper
 from penstock.runtime import binding, call, compose, driver, stream
 from penstock.sim.runtime_storm import RuntimeStorm
 from penstock.sim.storm import Storm
@@ -53,10 +54,14 @@ MUTATIONS = {
     "a batch that is larger than what is free": (dispatch, "_batch", "if station.variable and len(chosen) > 1:", "if False:"),
     "what can never fit": (admission, "never", "amount > pool.capacity", "False"),
     "a correction without bound": (estimate.Correction, "add", "min(max(peak / estimate, self.LEAST), self.MOST)", "9.0"),
-    "a retired replica that gets work": (replicas, "retire", "down(s, station, index, now)", "pass"),
+    "a retired replica that gets work": (replicas, "retire", "down(s, station, replica.index, now)", "pass"),
     "a retired replica that stays": (dispatch, "give", "elif replica.leaving:", "elif False:"),
     "a retired replica that keeps its staged work": (replicas, "retire", "s.out.append(Revoke(replica.staged))", "pass"),
     "a replica put away while it runs": (dispatch, "vacate", "replica.work is None and replica.staged is None and", ""),
+    "a host put away with its first empty slot": (dispatch, "vacate", "all(slot.gone for slot in host)", "True"),
+    "a host of which some slots stay": (replicas, "retire", "station.host(index)", "station.host(index)[:1]"),
+    "a host that comes back with some of its slots": (replicas, "add", "for n in range(size)", "for n in range(1)"),
+    "what is produced and not charged": (station.Station, "settle", "self.queue.charge(request, request.owed)", "pass"),
     "a lost wake-up after an end": (scheduler.Scheduler, "finish", "if station.waiting:", "if False:"),
     "waiters of a pool that are forgotten": (scheduler.Scheduler, "finish", "*rivals(self, station)", ""),
     "a double end": (scheduler.Scheduler, "cancel", "in (ABANDONED, ENDED)", "in (99,)"),
@@ -125,6 +130,23 @@ RUNTIME_MUTATIONS = {
     "a stream whose reader has left": (stream, "_receive", "binding.abandon(call)", "pass"),
     "a reader who is not waited for": (binding.Binding, "resume", "self.executor.resume(work, 1)", "pass"),
     "a timer that is armed once": (driver.Runtime, "_tick", 'self.armed = float("inf")', "pass"),
+    "a slot of another model": (slots.SlotsExecutor, "_at", "divmod(work.replica, self.slots.size)", "0, work.replica"),
+    "a slot that is not emptied": (stepper.Stepper, "_end", "self.drops.append(slot)", "pass"),
+    "a slot that is given away while it is stepped": (stepper.Stepper, "_end", "self.stepping.pop(slot, None)", "pass"),
+    "a request that nobody wants and that goes on": (stepper.Stepper, "leave", "self._end", "_ = lambda *_: None; _"),
+    "a slot that stays paused": (stepper.Stepper, "acknowledge", "self.stepping[slot] = 1", "pass"),
+    "a slot that does not pause": (stepper.Stepper, "_full", "self.stepping.pop(slot, None)", "pass"),
+    "an end that is not told": (stepper.Stepper, "_end", "self.ends.append((seat.key, result))", "pass"),
+    "items that are told twice": (stepper.Stepper, "take", "self.items, self.ends = [], []", "self.ends = []"),
+    "a start beyond what is left of it": (stepper.Stepper, "plan", "min(seat.left, room)", "room"),
+    "starts beyond the budget of a step": (stepper.Stepper, "plan", "room -= units", "pass"),
+    "a failed step that ends only one": (stepper.Stepper, "fail", "for slot in plan:", "for slot in list(plan)[:1]:"),
+    "a model put away for its slots' next user": (
+        slots.SlotsExecutor,
+        "shrink",
+        'engine.tell(("stop", 0, None, None))',
+        "pass",
+    ),
     "a join that leaves the others running": (
         compose,
         "join",

@@ -28,6 +28,7 @@ REACHED = [
     *("released: alone", "QueueFull", "TooLarge", "DeadlineExceeded", "DeadlineInfeasible", "StartTimeout"),
     *("ProgressTimeout", "Superseded", "Overloaded", "DeadlockRefused", "ShuttingDown"),
     *("a host is lost", "a host warms up", "route: LeastCost", "route: LeastConnections", "route: RoundRobin"),
+    *("replica added", "replica retired", "retired with staged work", "a host is retired while some of its slots run"),
     *("route: Weighted", "route: TwoChoices", "route: Sticky"),
     *("given up", "revoked", "Refused", "ServiceError", *(f"{STATE_NAMES[a]} -> {STATE_NAMES[b]}" for a, b in sorted(MOVES))),
 ]

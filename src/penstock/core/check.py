@@ -88,6 +88,7 @@ def _slots(station: Station) -> None:
         )
         assert replica.work is None or replica.work in station.running
         assert not (replica.leaving and replica.up), f"{station.name}[{replica.index}] leaves and takes work"
+        assert replica.leaving == station.host(replica.index)[0].leaving, f"{station.name}[{replica.index}] is left behind"
         assert not replica.gone or (replica.leaving and replica.work is None and replica.staged is None)
         if replica.staged is not None:
             staged += 1

@@ -41,7 +41,9 @@ class Stop(NamedTuple):
 
 
 class Retire(NamedTuple):
-    """This replica has been retired and runs nothing any more: put it away, and report `replica_gone`."""
+    """This replica (of a host with several slots, its first) was retired and runs nothing any more: put it away, and report
+    `replica_gone`.
+    """
 
     station: Station
     replica: int

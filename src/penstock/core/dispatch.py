@@ -209,10 +209,12 @@ def give(s: Scheduler, work: Work, now: float) -> tuple[tuple[PoolState, float],
 
 
 def vacate(s: Scheduler, station: Station, replica: Replica) -> None:
-    """A replica that was retired runs nothing any more: its executor may put it away."""
+    """A replica that was retired runs nothing any more: its executor may put it away, with the last slot of its host."""
     if replica.work is None and replica.staged is None and not replica.gone:
         replica.gone = True
-        s.out.append(Retire(station, replica.index))
+        host = station.host(replica.index)
+        if all(slot.gone for slot in host):
+            s.out.append(Retire(station, host[0].index))
 
 
 def wake(s: Scheduler, stations: Iterable[Station], now: float) -> bool:

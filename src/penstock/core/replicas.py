@@ -52,31 +52,34 @@ def give_up(s: Scheduler, station: Station, error: BaseException, now: float) ->
 
 
 def add(station: Station) -> int:
-    """A place for a replica: one that was vacated, or a new one."""
-    replica = next((replica for replica in station.replicas if replica.vacant), None)
-    if replica is None:
-        replica = Replica(len(station.replicas))
-        station.replicas.append(replica)
-    replica.leaving = replica.gone = replica.vacant = False
-    station.servers += 1
-    return replica.index
+    """A place for a replica, or for all slots of a host: one that was vacated, or a new one. Returns the first index."""
+    size = station.slots
+    hosts = (station.host(first) for first in range(0, len(station.replicas), size))
+    host = next((host for host in hosts if all(replica.vacant for replica in host)), None)
+    if host is None:
+        host = [Replica(len(station.replicas) + n) for n in range(size)]
+        station.replicas += host
+    for replica in host:
+        replica.leaving = replica.gone = replica.vacant = False
+    station.servers += size
+    return host[0].index
 
 
 def retire(s: Scheduler, station: Station, index: int, now: float) -> None:
-    """A replica takes no new work; what it runs may finish, and what is staged there comes back."""
-    replica = station.replicas[index]
-    if replica.leaving:
-        return
-    replica.leaving = True
-    station.servers -= 1
-    down(s, station, index, now)
-    if replica.staged is not None:
-        s.out.append(Revoke(replica.staged))
-    vacate(s, station, replica)
+    """A replica, with all slots of its host, takes no new work. What it runs may finish; what is staged there comes back."""
+    host = [replica for replica in station.host(index) if not replica.leaving]
+    for replica in host:
+        replica.leaving = True
+        station.servers -= 1
+        down(s, station, replica.index, now)
+        if replica.staged is not None:
+            s.out.append(Revoke(replica.staged))
+    for replica in host:
+        vacate(s, station, replica)
 
 
 def gone(station: Station, index: int) -> None:
-    """A retired replica has been put away: its place may be used again."""
-    replica = station.replicas[index]
-    assert replica.gone, f"{station.name}[{index}] was not retired"
-    replica.vacant = True
+    """A retired replica, with all slots of its host, has been put away: its place may be used again."""
+    for replica in station.host(index):
+        assert replica.gone, f"{station.name}[{replica.index}] was not retired"
+        replica.vacant = True

@@ -81,7 +81,7 @@ class Scheduler:
         return self._flush(now)
 
     def add_replica(self, station: Station) -> int:
-        """A place for one more replica, the returned index; it takes work once it is up."""
+        """A place for one more replica, the returned index; it takes work once it is up. A host gets all of its slots."""
         return replicas.add(station)
 
     def retire(self, station: Station, index: int, now: float) -> Sequence[Command]:

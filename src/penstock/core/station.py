@@ -85,6 +85,7 @@ class Station:
         self.servers = len(self.replicas)  # without those that leave
         self.scaling = ScaleState(options.scale) if options.scale is not None else None
         self.router = router_of(options)
+        self.slots = 1 if self.router is None else self.router.slots  # of one host, which come and go together
         # Replicas that are up and idle; the last one is the warmest.
         self.free: list[int] = [] if self.router is None else self.router  # type: ignore[assignment]
         self.queue = options.order.queue()
@@ -158,14 +159,22 @@ class Station:
         soon = request.deadline is not None and request.deadline - now < lead
         return queued > 1 and batch.max_wait > 0 and not soon and self.blocked is None
 
+    def host(self, index: int) -> list[Replica]:
+        """The replicas that come and go with this one: all slots of its host."""
+        first = index - index % self.slots
+        return self.replicas[first : first + self.slots]
+
     def wanted(self, now: float) -> int:
-        """How many replicas its rule wants. What waits for a limit or a pool while one is idle asks for no other."""
+        """How many hosts (of one replica, or of several slots) its rule wants.
+
+        What waits for a limit or a pool while a replica is idle asks for no other.
+        """
         assert self.scaling is not None
         delay = 0.0
         if self.waiting and not self.free:
             delay = now - next(iter(self.waiting)).queued - (self.batch.max_wait if self.batch is not None else 0.0)
         busy = sum([replica.work is not None and not replica.leaving for replica in self.replicas])
-        return self.scaling.wanted(self.servers, busy, delay, now)
+        return self.scaling.wanted(self.servers // self.slots, busy / self.slots, delay, now)
 
     def sampled(self) -> bool:
         """Of a body on the loop every start is timed at first, then one in eight: no slot is planned with it."""

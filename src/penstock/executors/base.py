@@ -282,7 +282,8 @@ class Scalable(Protocol):
     async def grow(self, index: int) -> None:
         """Load one more replica with this index, report `replica_up`, and return; raises what its constructor raised.
 
-        Several may load at once. Indices of replicas that were put away are used again, any other is the next one.
+        Several may load at once. Indices of replicas that were put away are used again, any other is the next one. A model
+        with slots is one replica here, and to the core one for each slot.
         """
         ...
 

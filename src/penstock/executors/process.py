@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any
 
 from penstock.executors.base import Body, Host, Process, fewest
@@ -26,7 +26,7 @@ from penstock.executors.ready import all_ready
 class Processes:
     """Children with `threads` numeric threads each; `buffer` bounds how far a stream may run ahead."""
 
-    replicas: Sequence[Supervisor]
+    replicas: list[Any]  # of one kind of Supervisor
 
     def __init__(
         self,
@@ -61,6 +61,25 @@ class Processes:
     def down(self, index: int, error: BaseException) -> None:
         """This replica has died, or could not load."""
         self.host.replica_down(index, error)
+
+    def replica(self, index: int) -> Supervisor:
+        """A new one, without a process."""
+        raise NotImplementedError
+
+    async def grow(self, index: int) -> None:
+        """Launch one more child."""
+        replica = self.replica(index)
+        self.replicas[index : index + 1] = [replica]
+        await replica.launch()
+        self.up(index)
+
+    async def shrink(self, index: int) -> None:
+        """Let this child end; it is killed if it takes too long."""
+        child = self.replicas[index].leave()
+        if child is not None:
+            child.stop()
+            await asyncio.wait([child.gone], timeout=LINGER)
+            child.kill()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run this beside everything else, until it ends or the executor stops."""
@@ -128,22 +147,10 @@ class ProcessExecutor(Processes):
         super().__init__(body, host, loop, options, threads, buffer=buffer, progress_timeout=progress_timeout)
         self.again = not body.streams and (body.batched if safe is None else safe)  # may a work be run again?
         self.measure = measure  # the memory that each work takes
-        self.replicas: list[Replica] = [Replica(self, index) for index in range(fewest(options.replicas))]
+        self.replicas: list[Replica] = [self.replica(index) for index in range(fewest(options.replicas))]
 
-    async def grow(self, index: int) -> None:
-        """Launch one more child."""
-        replica = Replica(self, index)
-        self.replicas[index : index + 1] = [replica]
-        await replica.launch()
-        self.host.replica_up(index)
-
-    async def shrink(self, index: int) -> None:
-        """Let this child end; it is killed if it takes too long."""
-        child = self.replicas[index].renewal.leave()
-        if child is not None:
-            child.stop()
-            await asyncio.wait([child.gone], timeout=LINGER)
-            child.kill()
+    def replica(self, index: int) -> Replica:
+        return Replica(self, index)
 
     def run(self, work: Any) -> None:
         """Send this work to its child, which is idle."""

@@ -30,7 +30,6 @@ class Renewal:
         self._replica = replica
         self._successor: Child | None = None
         self._begun = False
-        self.over = False
         self._alone = any(device != "cpu" for device in replica.owner.options.device or ())
 
     def look(self) -> None:
@@ -86,15 +85,6 @@ class Renewal:
         if successor is not None:
             self._begun = False
         return successor
-
-    def leave(self) -> Child | None:
-        """Nothing runs in this replica any more, and nothing will: the process that is left, if there is one."""
-        self.over = True
-        successor = self.take()
-        if successor is not None:
-            successor.kill()
-        child, self._replica.child = self._replica.child, None
-        return child
 
     def _retire(self) -> None:
         """Let the process go, and start another when it has; nothing runs now."""

@@ -243,6 +243,12 @@ class Replica(Supervisor):
         trial.died(error)
         self.proceed(work, trial)
 
+    def leave(self) -> Child | None:
+        successor = self.renewal.take()
+        if successor is not None:
+            successor.kill()
+        return super().leave()
+
     def spare(self) -> Child | None:
         return self.renewal.take()
 
@@ -254,9 +260,6 @@ class Replica(Supervisor):
             self.finish(work, trial.results, measured=False)
 
     def up(self, child: Child) -> None:
-        if self.renewal.over:  # the replica is to go too
-            child.kill()
-            return
         self.works = 0
         self.child = child
         waiting, self.waiting = self.waiting, None

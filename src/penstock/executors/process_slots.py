@@ -166,6 +166,12 @@ class SlotsReplica(Supervisor):
     def other_died(self, child: Child) -> None:
         self.renewal.died(child)
 
+    def leave(self) -> Child | None:
+        successor = self.renewal.take()
+        if successor is not None:
+            successor.kill()
+        return super().leave()
+
     def up(self, child: Child) -> None:
         self.told = 0
         self.renewal.renewed()
@@ -178,7 +184,7 @@ class SlotsReplica(Supervisor):
 
 
 class ProcessSlotsExecutor(Processes):
-    """Slot `k` of child `i` of n is replica `k * n + i`."""
+    """Slot `k` of child `i` is replica `i * size + k`."""
 
     depth = 0
 
@@ -198,11 +204,13 @@ class ProcessSlotsExecutor(Processes):
         super().__init__(body, host, loop, options, threads, buffer=buffer, progress_timeout=progress_timeout, steps=steps)
         self.size = slots.size
         self.seats: dict[Any, Seat] = {}  # by work
-        self.replicas: list[SlotsReplica] = [SlotsReplica(self, index) for index in range(fewest(options.replicas))]
+        self.replicas: list[SlotsReplica] = [self.replica(index) for index in range(fewest(options.replicas))]
+
+    def replica(self, index: int) -> SlotsReplica:
+        return SlotsReplica(self, index)
 
     def _slots(self, index: int) -> range:
-        n = len(self.replicas)
-        return range(index, self.size * n, n)
+        return range(index * self.size, (index + 1) * self.size)
 
     def up(self, index: int) -> None:
         for slot in self._slots(index):
@@ -214,7 +222,7 @@ class ProcessSlotsExecutor(Processes):
 
     def run(self, work: Any) -> None:
         """Let this request in before the next step."""
-        slot, index = divmod(work.replica, len(self.replicas))
+        index, slot = divmod(work.replica, self.size)
         replica = self.replicas[index]
         seat = self.seats[work] = Seat(replica, slot, work, self.buffer)
         replica.run(seat)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penstock.errors import PenstockError, ProgressTimeout, WorkerLost
 from penstock.executors.child.wire import Frame
@@ -28,6 +29,8 @@ class Supervisor:
         self.charged = True  # a death counts as a failure
         self.verdict: PenstockError | None = None  # why the process is being killed, if that was us
         self.stalled = self.silent = 0.0  # seconds, as the watchdog counts them
+        self.over = False  # it is put away, and another may have its place
+        self._restarting: asyncio.Task[Any] | None = None
 
     async def launch(self) -> None:
         """Start a process and wait until its body is loaded; raises what its constructor raised."""
@@ -128,12 +131,25 @@ class Supervisor:
 
     async def restart(self) -> None:
         """Another process, or the end of this replica."""
+        if self.over:
+            return
+        self._restarting = asyncio.current_task()
         try:
             self.up(self.spare() or await self.life.relaunch(self))
         except GivenUp as error:
             log.error("%s; it is given up", error)
             self.owner.down(self.index, error)
             self.given_up(error)
+        finally:
+            self._restarting = None
+
+    def leave(self) -> Child | None:
+        """Nothing runs here any more, and nothing will: the process that is left, if there is one."""
+        self.over = True
+        if self._restarting is not None:
+            self._restarting.cancel()
+        child, self.child = self.child, None
+        return child
 
     def up(self, child: Child) -> None:
         """A process has loaded and takes the place of the one that is gone."""

@@ -1,6 +1,6 @@
 """Runs models that advance in steps: each in a thread of its own, or as a task on the loop if its `step` is async.
 
-To the core a slot is a replica that runs one request at a time; slot `k` of instance `i` of n is replica `k * n + i`.
+To the core a slot is a replica that runs one request at a time; slot `k` of instance `i` is replica `i * size + k`.
 Per step one message goes each way: what has come to the loop since the last one is told before the next one begins.
 """
 
@@ -30,9 +30,7 @@ class SlotsExecutor:
         self.loop = loop
         self.slots = slots
         self.buffer = buffer
-        kind = TaskEngine if body.is_async else ThreadEngine
-        tell = self.report if body.is_async else self.post
-        self.engines: list[Engine] = [kind(body, loop, slots, buffer, tell, index) for index in range(instances)]
+        self.engines: list[Engine] = [self._engine(index) for index in range(instances)]
         self._credits: dict[Any, Credit] = {}
         self._inbox: deque[Told] = deque()
         self._posted = False
@@ -40,11 +38,33 @@ class SlotsExecutor:
     async def start(self) -> None:
         """Construct every model; raises what a constructor raised."""
         await all_ready([engine.start() for engine in self.engines], self.stop)
-        for replica in range(self.slots.size * len(self.engines)):
-            self.host.replica_up(replica)
+        for index in range(len(self.engines)):
+            self._up(index)
+
+    def _engine(self, index: int) -> Engine:
+        kind = TaskEngine if self.body.is_async else ThreadEngine
+        tell = self.report if self.body.is_async else self.post
+        return kind(self.body, self.loop, self.slots, self.buffer, tell, index)
+
+    def _up(self, index: int) -> None:
+        for slot in range(self.slots.size):
+            self.host.replica_up(index * self.slots.size + slot)
+
+    async def grow(self, index: int) -> None:
+        """Construct one more model."""
+        engine = self._engine(index)
+        self.engines[index : index + 1] = [engine]
+        await engine.start()
+        self._up(index)
+
+    async def shrink(self, index: int) -> None:
+        """End this model's loop; its slots are empty."""
+        engine = self.engines[index]
+        engine.tell(("stop", 0, None, None))
+        await asyncio.shield(engine.ended)
 
     def _at(self, work: Any) -> tuple[Engine, int]:
-        slot, engine = divmod(work.replica, len(self.engines))
+        engine, slot = divmod(work.replica, self.slots.size)
         return self.engines[engine], slot
 
     def run(self, work: Any) -> None:
@@ -81,7 +101,10 @@ class SlotsExecutor:
             return
         for engine in self.engines:
             engine.tell(("break off", 0, None, None))
-        await self._ended(0.1)
+        if not await self._ended(0.1):
+            for engine in self.engines:
+                engine.cut()
+            await self._ended(0.1)
 
     async def _ended(self, within: float) -> bool:
         running = [engine.ended for engine in self.engines if not engine.ended.done()]

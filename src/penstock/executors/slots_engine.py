@@ -61,6 +61,9 @@ class Engine:
         """Before the next step."""
         raise NotImplementedError
 
+    def cut(self) -> None:
+        """End in the middle of a step, where that can be done."""
+
     def heed(self, command: Command) -> Any:
         """Carry out a command; what `add` returned if it has to be awaited first."""
         kind, slot, work, given = command
@@ -180,7 +183,19 @@ class TaskEngine(Engine):
                     await self._step()
                 await self._tell_all()
         finally:
-            self.ended.set_result(None)
+            self._close()
+
+    def cut(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _close(self) -> None:
+        """Whoever is left, if this was cut off, has ended too."""
+        for slot, seat in list(self.stepper.seats.items()):
+            self.stepper.leave(slot, seat.key)
+        self.stepper.ends += [(work, asyncio.CancelledError()) for kind, _, work, _ in self._commands if kind == "join"]
+        self.report()
+        self.ended.set_result(None)
 
     async def _listen(self) -> None:
         """Carry out what has been told; wait for it if there is nothing else to do."""

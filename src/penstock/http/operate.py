@@ -115,6 +115,8 @@ class Operations:
             if not task.cancelled():
                 raise  # the client has left
             return self.handler.refuse(ShuttingDown("the server is shutting down"), request.headers)
+        except ShuttingDown as error:
+            return self.handler.refuse(error, request.headers)
         except Exception as error:
             _told(binding, error)
             state = self.runtime.replicas.state(binding)

@@ -196,7 +196,7 @@ def _service(binding: Binding, sums: Sums | None, now: float) -> ServiceStatus:
 
 def _replicas(binding: Binding, sums: Sums | None, now: float) -> list[ReplicaStatus]:
     devices = getattr(binding.place, "device", None) or ("",)
-    replicas, size = binding.station.replicas, binding.slots
+    replicas, size = binding.station.replicas, binding.station.slots
     found: dict[int, ReplicaStatus] = {}
     for start in range(0, len(replicas), size):
         slots, index = replicas[start : start + size], start // size

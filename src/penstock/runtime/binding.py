@@ -50,8 +50,6 @@ class Binding:
         self.keyed = self.latest is not None or self.sticky is not None
         self.batch = options.batch
         self.size = options.size
-        slots = 1 if options.slots is None else options.slots.size
-        self.slots = slots if station.router is None else max(slots, station.router.slots)  # of one model, or one remote
         self.within = options.within
         self.variable = station.variable
         self.names = tuple(service.signature.parameters)

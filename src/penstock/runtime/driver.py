@@ -55,7 +55,7 @@ class Runtime:
         profile: Profile | None = None,
         grace: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
-        place: Callable[..., Executor] | None = None,
+        place: Callable[..., Executor | None] | None = None,
         random: Random | None = None,
         watch: bool = True,
     ) -> None:
@@ -73,7 +73,7 @@ class Runtime:
         self.sizes: Sizes = sizes(profile)
         self.clock = clock
         self.grace = grace
-        self.place = place  # where bodies run instead of where they say: for simulation
+        self.place = place  # where bodies run instead of where they say, if it knows: for simulation
         self.scheduler = Scheduler(random or Random())  # noqa: S311 - jitter, not secrets
         self.bindings: dict[Service[..., Any], Binding] = {}
         self.armed = float("inf")

@@ -40,7 +40,7 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
     if isinstance(place, Remote):
         hosts = tuple(place.urls)
     elif options.slots is not None and replicas is not None:
-        hosts = tuple(map(str, range(replicas))) if replicas > 1 or options.route is not None else ()
+        hosts = tuple(map(str, range(replicas)))
         replicas *= options.slots.size
     queue = next((policy for policy in options.admit if isinstance(policy, Queue)), None)
     if queue is None:
@@ -84,8 +84,9 @@ def make_executor(binding: Binding) -> Executor:
     service, loop = binding.service, binding.runtime.loop
     place, replicas, buffer = binding.place, len(binding.station.replicas), service.options.buffer
     if binding.runtime.place is not None:
-        executor: Executor = binding.runtime.place(service.body, binding, loop, replicas)
-        return executor
+        executor = binding.runtime.place(service.body, binding, loop, replicas)
+        if executor is not None:
+            return executor
     slots = service.options.slots
     if slots is not None and isinstance(place, Process):
         from penstock.executors.process_slots import ProcessSlotsExecutor

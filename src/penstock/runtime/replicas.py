@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.core.replica import Replica
 from penstock.core.station import Station
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, ShuttingDown
 from penstock.executors.base import Scalable
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Replicas:
 
     def state(self, binding: Binding) -> ReplicasState:
         """What is so now. Slots of one model are one replica here."""
-        station, size = binding.station, binding.slots
+        station, size = binding.station, binding.station.slots
         return ReplicasState(
             wanted=station.servers // size - (binding in self._spare),
             ready=sum(replica.up for replica in station.replicas) // size,
@@ -67,13 +67,13 @@ class Replicas:
         executor, station = self.scalable(binding, count), binding.station
         async with self._lock(binding):
             with self._change(binding, f"scaling to {count}"):
-                missing = count - station.servers
+                missing = count - station.servers // station.slots
                 grown = (self._grow(binding, executor) for _ in range(missing))
                 for result in await asyncio.gather(*grown, return_exceptions=True):
                     if isinstance(result, BaseException):
                         raise result
-                for replica in _expendable(station)[: max(0, -missing)]:
-                    self._retire(binding, replica.index)
+                for index in _expendable(station)[: max(0, -missing)]:
+                    self._retire(binding, index)
 
     async def roll(self, binding: Binding) -> None:
         """Replace every replica: each new one is up before an old one drains, and that is gone before the next comes.
@@ -82,7 +82,7 @@ class Replicas:
         """
         executor, station = self.scalable(binding), binding.station
         async with self._lock(binding):
-            old = [replica.index for replica in station.replicas if not replica.leaving]
+            old = [host[0].index for host in _hosts(station)]
             for done, index in enumerate(old):
                 with self._change(binding, f"rolling, {done} of {len(old)} replaced"):
                     self._spare.add(binding)
@@ -130,9 +130,11 @@ class Replicas:
         return self._locks.setdefault(binding, asyncio.Lock())
 
     async def _grow(self, binding: Binding, executor: Scalable) -> None:
+        if self.runtime.closing:
+            raise ShuttingDown(f"{binding.name} gets no more replicas: the runtime is shutting down")
         index = self.runtime.scheduler.add_replica(binding.station)
         try:
-            await executor.grow(index)
+            await executor.grow(index // binding.station.slots)
         except BaseException:
             self._retire(binding, index)
             raise
@@ -154,7 +156,7 @@ class Replicas:
         executor = station.owner.executor
         try:
             if isinstance(executor, Scalable):
-                await executor.shrink(index)
+                await executor.shrink(index // station.slots)
         finally:
             self._gone(station, index)
 
@@ -185,7 +187,7 @@ class Replicas:
             if station.scaling is None or station.draining or binding.executor is None or self._lock(binding).locked():
                 continue
             count = station.wanted(now)
-            if count != station.servers:
+            if count != station.servers // station.slots:
                 self._spawn(self._follow(binding, count))
         self.start()
 
@@ -202,8 +204,18 @@ class Replicas:
         return task
 
 
-def _expendable(station: Station) -> list[Replica]:
+def _hosts(station: Station) -> list[list[Replica]]:
+    """The replicas that stay, by what comes and goes together."""
+    hosts = [station.host(first) for first in range(0, len(station.replicas), station.slots)]
+    return [host for host in hosts if not host[0].leaving]
+
+
+def _expendable(station: Station) -> list[int]:
     """Those that can be spared first: what is down, then what is idle (the one used last goes last), then the newest."""
     idle = {index: place for place, index in enumerate(station.free)}
-    staying = [replica for replica in station.replicas if not replica.leaving]
-    return sorted(staying, key=lambda r: (r.up, r.work is not None, r.staged is not None, idle.get(r.index, 0), -r.index))
+
+    def use(host: list[Replica]) -> tuple[object, ...]:
+        running, staged = sum(r.work is not None for r in host), sum(r.staged is not None for r in host)
+        return any(r.up for r in host), running, staged, max(idle.get(r.index, 0) for r in host), -host[0].index
+
+    return [host[0].index for host in sorted(_hosts(station), key=use)]

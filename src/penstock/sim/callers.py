@@ -13,9 +13,9 @@ from penstock.errors import PenstockError
 from penstock.runtime import join, within
 from penstock.runtime import map as map_calls
 from penstock.service import Service
-from penstock.sim.services import Bad
+from penstock.sim.models import Bad
 
-STREAMS = ("count", "tokens", "chain")
+STREAMS = ("count", "tokens", "chain", "speaker")
 
 
 class Callers:
@@ -63,7 +63,10 @@ class Callers:
         return self.random.choice(self.unary)(self.random.randrange(40))
 
     async def waits(self, n: int) -> None:
-        await self.one()
+        service, x = self.random.choice(self.unary), self.random.randrange(40)
+        found = await service(x)
+        if service.name == "painter" and found != 2 * x:
+            raise AssertionError(f"painter({x}) is {found}")
 
     async def starts(self, n: int) -> None:
         call = self.one().start()
@@ -124,10 +127,13 @@ class Callers:
         """A reader who is slow now and then, and who may break off."""
         random = self.random
         most = random.choice((0, 1, 3, 100))
-        stream = random.choice(self.streams)(random.randrange(40)).__aiter__()
+        service, x = random.choice(self.streams), random.randrange(40)
+        stream = service(x).__aiter__()
         got = 0
         try:
-            async for _ in stream:
+            async for item in stream:
+                if service.name == "speaker" and item != 100 * x + got:
+                    raise AssertionError(f"item {got} of speaker({x}) is {item}")
                 got += 1
                 if got > most:
                     self.seen["broke off"] += 1

@@ -17,18 +17,22 @@ def scale(storm: Storm, _: None) -> None:
     station = random.choice([s for s in storm.stations if s.replicas])
     if random.random() < 0.5:
         storm.seen["replica added"] += 1
-        index = storm.scheduler.add_replica(station)
-        storm.at(storm.now + random.uniform(0.0, 0.2), "restart", (station, index))
+        index, at = storm.scheduler.add_replica(station), storm.now + random.uniform(0.0, 0.2)
+        for replica in station.host(index):
+            storm.at(at, "restart", (station, replica.index))
         return
     replica = random.choice(station.replicas)
-    if station.servers > 1 and not replica.leaving:
+    if station.servers > station.slots and not replica.leaving:
         storm.seen["replica retired"] += 1
-        staged = storm.staged.get((station.name, replica.index))
-        if staged is not None:
-            storm.seen["retired with staged work"] += 1
-            storm.books.late[staged] = None
+        host = station.host(replica.index)
+        running = sum(slot.work is not None for slot in host)
+        storm.seen["a host is retired while some of its slots run"] += 0 < running < len(host)
+        staged = [work for slot in host if (work := storm.staged.get((station.name, slot.index))) is not None]
+        storm.seen["retired with staged work"] += bool(staged)
+        storm.books.late.update(dict.fromkeys(staged))
         commands = storm.scheduler.retire(station, replica.index, storm.now)
-        assert staged is None or any(isinstance(command, Revoke) for command in commands), f"{staged!r} stays"
+        back = [command.work for command in commands if isinstance(command, Revoke)]
+        assert all(work in back for work in staged), f"{staged} stays"
         storm.apply(commands, f"retire {station.name}[{replica.index}]")
 
 

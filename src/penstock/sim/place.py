@@ -15,7 +15,6 @@ from typing import Any
 
 from penstock.errors import WorkerLost
 from penstock.executors.base import Body, Executor, Host
-from penstock.executors.inline import InlineExecutor
 from penstock.executors.invoke import call_batch, call_each, cancelled, contain
 
 TIMES = (0.0005, 0.002, 0.01, 0.05, 0.3)
@@ -31,9 +30,9 @@ class Places:
         self.made: list[SimulatedExecutor] = []
         self.seen: Counter[str] = Counter()
 
-    def __call__(self, body: Body, host: Host, loop: asyncio.AbstractEventLoop, replicas: int) -> Executor:
+    def __call__(self, body: Body, host: Host, loop: asyncio.AbstractEventLoop, replicas: int) -> Executor | None:
         if body.is_async:
-            return InlineExecutor(body, host, loop, replicas)
+            return None  # what runs on the loop runs in virtual time as it is
         executor = SimulatedExecutor(body, host, loop, replicas, self)
         self.made.append(executor)
         return executor

@@ -19,6 +19,7 @@ from typing import Any
 from penstock.context import Budget
 from penstock.core.check import check, idle
 from penstock.core.request import ENDED
+from penstock.errors import ShuttingDown
 from penstock.runtime.call import BoundCall
 from penstock.runtime.driver import Runtime
 from penstock.runtime.log import Entry
@@ -119,13 +120,15 @@ class RuntimeStorm:
 
     async def _scale(self) -> None:
         """More replicas, fewer, or all of them new, while everything goes on."""
-        service = self.random.choice([service for service in self.services.values() if not service.is_async])
+        service = self.random.choice([s for s in self.services.values() if not s.is_async or s.body.steps])
+        if service.body.steps:
+            self.seen["slots scaled"] += 1
         try:
             if self.random.random() < 0.3:
                 await self.runtime.roll(service)
             else:
                 await self.runtime.scale(service, self.random.choice((1, 2, 4)))
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ShuttingDown):
             self.seen["stopped while it scaled"] += 1
 
     def log(self, entries: Sequence[Entry]) -> None:

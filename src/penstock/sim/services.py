@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from random import Random
 from typing import Any
@@ -12,15 +11,13 @@ from penstock.core.policy.batch import Batch
 from penstock.core.policy.limit import Fixed, Rate
 from penstock.core.policy.order import EarliestDeadline, FairShare, Fifo, Priority
 from penstock.core.policy.retry import Retry
+from penstock.core.policy.slots import Slots
 from penstock.core.pool import Pool
 from penstock.executors.base import Inline, Thread
 from penstock.runtime import join, within
 from penstock.runtime import map as map_calls
 from penstock.service import Service, service
-
-
-class Bad(Exception):
-    """What a body raises when its input says so."""
+from penstock.sim.models import Bad, Painter, Speaker, pause
 
 
 def answer(x: int) -> int:
@@ -28,10 +25,6 @@ def answer(x: int) -> int:
     if x % 7 == 3:
         raise Bad(x)
     return 2 * x
-
-
-async def pause(random: Random) -> None:
-    await asyncio.sleep(random.choice((0.0, 0.001, 0.01, 0.05, 0.3)))
 
 
 def _options(random: Random, **more: Any) -> dict[str, Any]:
@@ -57,6 +50,20 @@ def _threads(random: Random, pool: Pool) -> dict[str, Any]:
         retry=Retry(base=0.01) if safe else None,
         needs=_needs(random, pool),
     )
+
+
+def _slots(random: Random, pool: Pool, stream: bool = True) -> dict[str, Any]:
+    """Options of a model that advances in steps; the budget makes its steps the same for the same seed."""
+    size = random.choice((1, 2, 3))
+    slots = Slots(size, budget=size + random.choice((0, 4)), stream=stream, slow=random.choice(("pause", "pause", "drop")))
+    return {
+        **_options(random),
+        "batch": slots,
+        "on": Inline(replicas=random.choice((1, 2))),
+        "admit": Queue(items=random.choice((8, 100))),
+        "needs": _needs(random, pool),
+        "buffer": random.choice((2, 4, 64)),
+    }
 
 
 def _needs(random: Random, pool: Pool) -> dict[Pool, Any] | None:
@@ -119,6 +126,7 @@ def _leaves(random: Random, pool: Pool) -> list[Service[..., Any]]:
         yield from range(x % 12)
         answer(x)
 
+    speaks, paints = _slots(random, pool), _slots(random, pool, stream=False)
     return [
         service(echo, **_options(random)),
         service(newest, **{**_options(random), "limit": Fixed(1), "admit": Latest(key=lambda x: x % 2)}),
@@ -128,6 +136,8 @@ def _leaves(random: Random, pool: Pool) -> list[Service[..., Any]]:
         service(collect, batch=_batch(random), **_options(random, on=Inline(replicas=random.choice((1, 2))))),
         service(count, **_options(random)),
         service(tokens, **_threads(random, pool)),
+        service(Speaker, random, speaks["batch"].budget, **speaks),
+        service(Painter, random, paints["batch"].budget, **paints),
     ]
 
 

@@ -131,6 +131,9 @@ class Storm:
         if work in self.books.running and request.state == RUNNING:
             self.seen["stream item"] += 1
             self.scheduler.progress(request, self.now)
+            cost = 20.0 if request.tenant == "a" else 1.0
+            work.station.charge(request, cost)
+            self.books.produced(request, cost)
             if self.random.random() < 0.3:
                 request.progress = float("inf")  # a slow reader
                 self.seen["slow reader"] += 1
@@ -208,7 +211,8 @@ class Storm:
             elif isinstance(command, Revoke):
                 queue += self.revoke(command.work)
             elif isinstance(command, Retire):
-                assert (command.station.name, command.replica) not in self.books.slots, "it was put away while it ran"
+                slots = [(command.station.name, slot.index) for slot in command.station.host(command.replica)]
+                assert not any(slot in self.books.slots for slot in slots), "it was put away while it ran"
                 self.at(self.now + self.random.choice((0.0, 0.1)), "gone", tuple(command))
             elif isinstance(command, Stop) and self.random.random() < 0.5 and command.work in self.books.running:
                 self.seen["stopped early"] += 1

@@ -45,7 +45,7 @@ class ScaleState:
         self.waited_since = math.inf
         self.area = 0.0  # replica-seconds of work since `since`
 
-    def wanted(self, replicas: int, busy: int, delay: float, now: float) -> int:
+    def wanted(self, replicas: int, busy: float, delay: float, now: float) -> int:
         """How many replicas there should be. Asked a few times a second.
 
         `busy` of them run something now; the oldest queued call has waited for `delay` seconds for nothing but a replica.
