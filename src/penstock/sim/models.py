@@ -27,6 +27,7 @@ class Speaker:
         self.random = random
         self.budget = budget
         self.told: dict[int, list[int]] = {}
+        self.failed: set[int] = set()  # in the step that failed, and not yet dropped
 
     def add(self, slot: int, x: int) -> int | None:
         assert slot not in self.told, f"slot {slot} is taken"
@@ -37,8 +38,10 @@ class Speaker:
 
     async def step(self, slots: dict[int, int]) -> list[tuple[int, Any]]:
         assert sum(slots.values()) <= self.budget, f"{slots} are more units than {self.budget}"
+        assert not self.failed, f"{self.failed} were in a step that failed, and go on"
         await pause(self.random)
         if self.random.random() < 0.01:
+            self.failed = set(slots)
             raise Bad(slots)
         return [(slot, item) for slot, units in slots.items() for item in self._advance(self.told[slot], units)]
 
@@ -56,6 +59,7 @@ class Speaker:
 
     def drop(self, slot: int) -> None:
         del self.told[slot]
+        self.failed.discard(slot)
 
 
 class Painter(Speaker):
