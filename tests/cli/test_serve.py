@@ -112,6 +112,24 @@ def test_the_report_says_what_runs_and_where(place: Path) -> None:
         assert (line["service"], line["outcome"]) == ("hello", "ok")
 
 
+def test_inline_bodies_run_in_this_process(tmp_path: Path) -> None:
+    (tmp_path / "apart.py").write_text(
+        "import os\nimport penstock as ps\n\n"
+        "@ps.service(on=ps.Process(2))\ndef here() -> int:\n    return os.getpid()\n\n"
+        "@ps.service(on=ps.Process())\nasync def on_the_loop() -> int:\n    return os.getpid()\n\n"
+        "app = ps.App(here, on_the_loop)\n"
+    )
+    found = []
+    for options in ((), ("--inline",)):
+        with served("apart:app", *options, cwd=tmp_path) as (child, url):
+            child.until(r"GET  .*/openapi.json")
+            report = "\n".join(child.lines)
+            assert ("thread x2" in report) == ("--inline" in options), report
+            pids = {ask(f"{url}/{name}", {}) for name in ("here", "on_the_loop")}
+            found.append(pids == {child.process.pid})
+    assert found == [False, True]
+
+
 @pytest.mark.parametrize("target", ["models.py:app", "models", "models:hello"])
 def test_what_can_be_named(place: Path, target: str) -> None:
     with served(target, cwd=place) as (_, url):

@@ -19,6 +19,7 @@ from penstock.http.gate import public
 from penstock.http.remotes import states
 from penstock.http.serve import Observer, serve
 from penstock.http.server import CannotListen, Server
+from penstock.policy import Scale
 from penstock.runtime.sizes import sizes
 from penstock.runtime.timeline import Timeline
 from penstock.runtime.tokens import Tokens
@@ -38,6 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace", metavar="FILE", help="write a timeline of the run, for https://ui.perfetto.dev")
     parser.add_argument("--otel", action="store_true", help="send spans by OTLP, as the OTEL_* variables say")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds for what is in flight when it stops")
+    parser.add_argument("--inline", action="store_true", help="no child processes: a debugger stops in their bodies")
     parser.add_argument("--reload", action="store_true", help="start anew when a file changes (for development)")
 
 
@@ -74,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
 
     def announce(server: Server) -> None:
         url = f"http://{_shown(options.host)}:{server.port}" if server.port else f"unix:{options.uds}"
-        print(report(app, url, time.monotonic() - began, _remotes()), file=sys.stderr, flush=True)
+        print(report(app, url, time.monotonic() - began, _remotes(), options.inline), file=sys.stderr, flush=True)
         if options.uds and server.port:
             print(f"  also on the unix socket {options.uds}", file=sys.stderr, flush=True)
 
@@ -88,6 +90,7 @@ def run(options: argparse.Namespace) -> None:
         options.port,
         unix_path=options.uds,
         grace=options.grace,
+        inline=options.inline,
         observers=_observers(options),
         announce=announce,
         leaving=leaving,
@@ -155,16 +158,22 @@ def _remotes() -> dict[str, list[RemoteState]]:
     return found
 
 
-def report(app: App, url: str, seconds: float, remotes: Mapping[str, Sequence[RemoteState]] | None = None) -> str:
+def report(
+    app: App, url: str, seconds: float, remotes: Mapping[str, Sequence[RemoteState]] | None = None, inline: bool = False
+) -> str:
     """What runs, and where to ask it."""
     defaults = sizes(app.profile)
     lines = [f"{app.name} is up at {url} (started in {seconds:.1f} s)"]
     for name, service in app.services.items():
         o = service.options
         place = type(o.on).__name__ if o.on is not None else "Inline" if service.is_async else "Thread"
+        if inline and place == "Process":
+            place = "Inline" if service.is_async else "Thread"
         replicas = getattr(o.on, "replicas", None)
         if replicas is None:
             replicas = 1 if service.body.is_class or service.batched or place == "Inline" else defaults.threads
+        if isinstance(replicas, Scale):
+            replicas = f"{replicas.minimum} to {replicas.maximum}"
         facts = [place.lower() if place == "Inline" else f"{place.lower()} x{replicas}"]
         if isinstance(o.on, Remote):
             facts = [f"remote x{len(o.on.urls)} with {o.on.connections} connections each"]

@@ -30,6 +30,7 @@ async def serving(
     *,
     unix_path: str = "",
     grace: float = 30.0,
+    inline: bool = False,
     limits: Limits | None = None,
     observers: Sequence[Observer] = (),
 ) -> AsyncIterator[Server]:
@@ -39,7 +40,7 @@ async def serving(
     """
     with contextlib.ExitStack() as bound:
         sockets = [bound.enter_context(contextlib.closing(sock)) for sock in listening(host, port)]
-        runtime = Runtime(app, grace=grace)
+        runtime = Runtime(app, grace=grace, inline=inline)
         async with runtime:
             handler = Handler(app, runtime)
             handler.replicas.local = not public(host)
@@ -72,6 +73,7 @@ async def serve(
     *,
     unix_path: str = "",
     grace: float = 30.0,
+    inline: bool = False,
     observers: Sequence[Observer] = (),
     announce: Callable[[Server], None] = lambda server: None,
     leaving: Callable[[Server], None] = lambda server: None,
@@ -93,7 +95,7 @@ async def serve(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signalled)
-    async with serving(app, host, port, unix_path=unix_path, grace=grace, observers=observers) as server:
+    async with serving(app, host, port, unix_path=unix_path, grace=grace, inline=inline, observers=observers) as server:
         tune()
         up = True
         announce(server)

@@ -46,7 +46,7 @@ class Runtime:
 
     Entering loads every replica; leaving drains: what is in flight has `grace` seconds to finish, then it is ended
     with ShuttingDown. `profile` pins sizes for a small ("edge") or a large ("cloud") machine. Services that are not
-    listed load at their first call.
+    listed load at their first call. With `inline` what would run in child processes runs in this one, for a debugger.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Runtime:
         place: Callable[..., Executor | None] | None = None,
         random: Random | None = None,
         watch: bool = True,
+        inline: bool = False,
     ) -> None:
         self.services: dict[str, Service[..., Any]] = {}
         self.weights: dict[str, float] | None = None  # of tenants, where tokens say who they are
@@ -73,6 +74,7 @@ class Runtime:
         self.sizes: Sizes = sizes(profile)
         self.clock = clock
         self.grace = grace
+        self.inline = inline
         self.place = place  # where bodies run instead of where they say, if it knows: for simulation
         self.scheduler = Scheduler(random or Random())  # noqa: S311 - jitter, not secrets
         self.bindings: dict[Service[..., Any], Binding] = {}

@@ -30,6 +30,8 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
     """The station that a service's options and the machine's table ask for."""
     options, body = service.options, service.body
     place: Place = options.on or (Inline() if body.is_async else Thread())
+    if runtime.inline and isinstance(place, Process):
+        place = Inline(place.replicas) if body.is_async else Thread(place.replicas)
     if isinstance(place, Inline):
         replicas = fewest(place.replicas) if body.batched or body.steps else None
     elif isinstance(place, Thread):
