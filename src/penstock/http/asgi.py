@@ -46,7 +46,13 @@ class _Side:
         self.starting = asyncio.Lock()
         self.keeper: AsyncGenerator[None, None]
 
-    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def asgi(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        handler = self.handler
+        if handler is None or self.app.mounts or scope["type"] != "http" or self.loop is not asyncio.get_running_loop():
+            return self._any(scope, receive, send)
+        return self._http(handler, scope, _path(scope), receive, send)
+
+    async def _any(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
