@@ -1,7 +1,7 @@
 """How far the memory of a child rose while it ran a work, by the kernel's own high-water mark (Linux).
 
-A child that still holds what an earlier work left (caches of allocators) says too little about the next one, so readings
-count only when it began about as small as it ever was.
+A child that still holds what an earlier work left (caches of allocators) says too little about the next one, so a reading
+counts only where that could hide no more than a twentieth of it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from penstock.executors.base import Host
 from penstock.executors.process_child import Child
 from penstock.executors.process_unit import Unit
 
-_SLACK = 16 << 20  # bytes
+_HIDDEN = 0.05
 
 
 class Peak:
@@ -40,11 +40,11 @@ class Peak:
 
     def report(self, unit: Unit, child: Child) -> None:
         """The work has ended: tell how many bytes it took at its most, where that can be said."""
-        if unit.left or child.pid != self._pid or self._base > self._idle + _SLACK or math.isinf(self._base):
+        if unit.left or child.pid != self._pid or math.isinf(self._base):
             return
         top = _resident(child.pid, "VmHWM:")
-        if not math.isinf(top):
-            self._host.peaked(unit.work, {"host": max(0.0, top - self._base)})
+        if not math.isinf(top) and self._base - self._idle <= _HIDDEN * (top - self._base):
+            self._host.peaked(unit.work, {"host": top - self._base})
 
 
 class NoPeak:
