@@ -683,8 +683,8 @@ def test_a_storm_of_servers_that_do_all_of_this(seed: int) -> None:
                         each.cancel()
                     await asyncio.gather(*callers)
                     check(runtime.scheduler, runtime.clock())
-                for service in (unary, stream):
-                    assert not executor(runtime, service).flows
+                while executor(runtime, unary).flows or executor(runtime, stream).flows:
+                    await asyncio.sleep(0.001)  # a stream that was left in the middle is closed when its generator is
                 assert sum(ends.values()) == 400 and ends["ok"] > 100 and len(ends) >= 4, ends
 
     go(main)
