@@ -19,14 +19,22 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 REQUIRE_ALL = os.environ.get("PENSTOCK_REQUIRE_ALL") == "1"
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item, call):
-    """Where everything is to run (CI), a skipped test is a failure: a part that should be there is missing."""
-    report = yield
+def _required(report):
+    """Where everything is to run (CI), what is skipped is a failure: a part that should be there is missing."""
     if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"{item.nodeid} was skipped, but PENSTOCK_REQUIRE_ALL=1: {report.longrepr}"
+        report.longrepr = f"{report.nodeid} was skipped, but PENSTOCK_REQUIRE_ALL=1: {report.longrepr}"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    return _required((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    return _required((yield))  # a module that leaves itself out
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -162,6 +162,8 @@ def test_the_command_says_what_is_wrong() -> None:
     async def main() -> None:
         for arguments, words in (
             (["ftp://x/"], b"is not a URL"),
+            (["http://x:99999/"], b"is not a URL"),
+            (["http://[::1/a"], b"is not a URL"),
             (["http://127.0.0.1:1/x", "-H", "nonsense"], b"name:value"),
             (["http://127.0.0.1:1/x", "-d", "@/nowhere.json"], b"No such file"),
         ):

@@ -127,6 +127,8 @@ def test_budget_and_times(url: str) -> None:
         (("{url}/hello", "--json", "[1]"), "--json takes an object"),
         (("ftp://a/hello",), "'ftp://a/hello' is not a URL that can be called; http://host:port/service is"),
         (("http://127.0.0.1:x/hello",), "is not a URL that can be called"),
+        (("http://127.0.0.1:99999/hello",), "is not a URL that can be called"),
+        (("http://[::1/hello",), "is not a URL that can be called"),
         (("http://no.such.host.invalid/hello",), "'no.such.host.invalid' is not a host that is known"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import os
 import pickle
 import random
@@ -15,42 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from executors.wire_stand import Pipe, bytes_of, read
 from penstock.executors.child import arena
-from penstock.executors.child.wire import BIG, DONE, RUN, Encoded, Reader, WireError, encode
-
-
-class Pipe:
-    """What was encoded, read again in pieces of any size."""
-
-    def __init__(self, data: bytes = b"", most: int = 1 << 30) -> None:
-        self.data = memoryview(data)
-        self.most = most
-
-    def recv_into(self, buffer: Any) -> int:
-        n = min(len(buffer), len(self.data), self.most)
-        buffer[:n] = self.data[:n]
-        self.data = self.data[n:]
-        return n
-
-
-def bytes_of(*frames: Encoded) -> bytes:
-    return b"".join(bytes(piece) for frame in frames for piece in frame.pieces)
-
-
-def read(reader: Reader) -> list[tuple[int, int, Any]]:
-    found = []
-    while True:
-        while (frame := reader.next()) is not None:
-            found.append((frame.kind, frame.number, frame.load()))
-        if not reader.fill():
-            return found
-
-
-@pytest.fixture
-def pair():
-    fd = arena.create(1 << 20)
-    yield arena.Outbox(fd), arena.Inbox(fd)
-    os.close(fd)
+from penstock.executors.child.wire import BIG, DONE, RUN, Reader, WireError, encode
 
 
 @pytest.mark.parametrize("most", [1, 7, 1000, 65536, 1 << 30])
@@ -102,38 +68,6 @@ def test_images_keep_everything_and_cross_beside_the_pickle(pair: Any, shared: b
         assert (type(found), found.mode, found.size, found.info) == (type(sent), sent.mode, sent.size, sent.info)
         assert (found.tobytes(), found.getpalette()) == (sent.tobytes(), sent.getpalette())
     assert len(encoded.regions) == shared
-
-
-if importlib.util.find_spec("torch"):  # gigabytes, so it is not among what the tests install
-    import torch
-
-    @pytest.mark.parametrize("shape", [(), (3,), (200, 300)])
-    @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16", "float8_e4m3fn", "int64", "bool", "complex64"])
-    @pytest.mark.parametrize("shared", [True, False])
-    def test_tensors_keep_their_type_and_value(pair: Any, shared: bool, name: str, shape: tuple[int, ...]) -> None:
-        outbox, inbox = pair if shared else (None, None)
-        tensor = (5 * torch.rand(shape)).to(getattr(torch, name))
-        sent = [tensor, tensor.T if tensor.dim() == 2 else tensor]
-        encoded = encode(RUN, 1, sent, outbox)
-        ((_, _, found),) = read(Reader(Pipe(bytes_of(encoded)), inbox))
-        for a, b in zip(found, sent, strict=True):
-            assert (type(a), a.dtype, a.shape) == (type(b), b.dtype, b.shape)
-            assert torch.equal(a.to(torch.complex64), b.to(torch.complex64))
-        found[0].zero_()  # it is the receiver's
-        assert len(encoded.regions) == 2 * (shared and tensor.nbytes >= BIG)
-
-    def test_what_is_no_plain_tensor_is_left_to_torch(pair: Any) -> None:
-        outbox, inbox = pair
-        sent = [
-            torch.nn.Parameter(torch.rand(300, 300)),
-            torch.rand(3, requires_grad=True),
-            torch.rand(2, 0),
-            torch.eye(3).to_sparse(),
-        ]
-        ((_, _, found),) = read(Reader(Pipe(bytes_of(encode(RUN, 1, sent, outbox))), inbox))
-        assert [type(value) for value in found] == [type(value) for value in sent]
-        assert [value.requires_grad for value in found] == [True, True, False, False]
-        assert torch.equal(found[0], sent[0]) and found[2].shape == (2, 0) and found[3].is_sparse
 
 
 def test_fortran_order_views_and_strides(pair: Any) -> None:

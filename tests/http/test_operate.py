@@ -311,6 +311,8 @@ def test_commands(tmp_path: Path) -> None:
             (1, "penstock: 422 Validation failed", "scale", url, "echo", "0"),
             (1, "penstock: no answer from", "roll", "http://127.0.0.1:1", "echo"),
             (1, "penstock: 'ftp://x' is not a server's URL", "roll", "ftp://x", "echo"),
+            (1, "penstock: 'http://[::1' is not a server's URL", "scale", "http://[::1", "echo", "2"),
+            (1, "penstock: 'http://h:99999' is not a server's URL", "top", "http://h:99999"),
         ):
             child = Child(*arguments)
             assert child.end() == status, child.said

@@ -10,9 +10,9 @@ import re
 import socket
 import sys
 from typing import Any
-from urllib.parse import urlsplit
 
 from penstock.cli import CommandFailed
+from penstock.cli.server import SERVICE, address, connection
 
 NAME = "call"
 HELP = "call a service over HTTP"
@@ -30,14 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    parts = urlsplit(_url(options.url))
-    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    if parts.scheme not in kinds or not parts.hostname or port == -1:
-        raise CommandFailed(f"{options.url!r} is not a URL that can be called; http://host:port/service is")
+    parts = address(_url(options.url), SERVICE)
     # A stream comes as lines; anything else in its own form.
     headers = {"content-type": "application/json", "accept": "application/json, application/x-ndjson;q=0.9"}
     for name in ("within", "priority", "tenant"):
@@ -46,12 +39,12 @@ def run(options: argparse.Namespace) -> None:
             headers[f"x-penstock-{name}"] = str(value)
     if options.token:
         headers["authorization"] = f"Bearer {options.token}"
-    connection = kinds[parts.scheme](parts.hostname, port)
-    where = f"{parts.hostname}:{connection.port}"
+    server = connection(parts)
+    where = f"{parts.hostname}:{server.port}"
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
-        connection.request("POST", path, _body(options), headers)
-        _show(connection.getresponse(), options.verbose)
+        server.request("POST", path, _body(options), headers)
+        _show(server.getresponse(), options.verbose)
     except ConnectionRefusedError:
         raise CommandFailed(f"nothing listens at {where}; is `penstock serve` running?") from None
     except socket.gaierror as error:
@@ -59,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
     except (http.client.HTTPException, ConnectionResetError, UnicodeError) as error:
         raise CommandFailed(f"the server at {where} broke off: {type(error).__name__}") from error
     finally:
-        connection.close()
+        server.close()
 
 
 def _url(given: str) -> str:

@@ -6,9 +6,10 @@ import argparse
 import http.client
 import json
 import os
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from penstock.cli import CommandFailed
+from penstock.cli.server import SERVER, address, connection
 
 NAME = "scale"
 HELP = "change how many replicas a service of a running server has"
@@ -33,25 +34,18 @@ def shared_arguments(parser: argparse.ArgumentParser) -> None:
 
 def ask(method: str, options: argparse.Namespace, path: str, body: bytes) -> None:
     """Ask for a change, wait for its end (loading a model may take minutes) and print what is so then."""
-    parts = urlsplit(options.url if "://" in options.url else f"http://{options.url}")
-    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    if parts.scheme not in kinds or not parts.hostname or port == -1:
-        raise CommandFailed(f"{options.url!r} is not a server's URL; http://host:port is")
+    parts = address(options.url if "://" in options.url else f"http://{options.url}", SERVER)
     server = f"{parts.scheme}://{parts.netloc}"
     headers = {"authorization": f"Bearer {options.token}"} if options.token else {}
-    connection = kinds[parts.scheme](parts.hostname, port)
+    asked = connection(parts)
     try:
-        connection.request(method, path, body, headers)
-        answer = connection.getresponse()
+        asked.request(method, path, body, headers)
+        answer = asked.getresponse()
         status, text = answer.status, answer.read()
     except (OSError, http.client.HTTPException) as error:
         raise CommandFailed(f"no answer from {server}: {getattr(error, 'strerror', None) or error}") from error
     finally:
-        connection.close()
+        asked.close()
     try:
         told = json.loads(text)
         if status >= 400:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from typing import Any
 
@@ -23,7 +24,7 @@ from penstock.executors.process_supervisor import Supervisor
 from penstock.executors.ready import all_ready
 
 
-class Processes:
+class Processes(ABC):
     """Children with `threads` numeric threads each; `buffer` bounds how far a stream may run ahead."""
 
     replicas: list[Any]  # of one kind of Supervisor
@@ -62,9 +63,9 @@ class Processes:
         """This replica has died, or could not load."""
         self.host.replica_down(index, error)
 
+    @abstractmethod
     def replica(self, index: int) -> Supervisor:
         """A new one, without a process."""
-        raise NotImplementedError
 
     async def grow(self, index: int) -> None:
         """Launch one more child."""

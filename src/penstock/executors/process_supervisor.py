@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import PenstockError, ProgressTimeout, WorkerLost
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("penstock")
 
 
-class Supervisor:
+class Supervisor(ABC):
     """One replica, whichever process fills it at the moment."""
 
     def __init__(self, owner: Processes, index: int) -> None:
@@ -38,13 +39,13 @@ class Supervisor:
 
     # What a kind of replica adds
 
+    @abstractmethod
     def expected(self) -> bool:
         """It has work that should be making progress now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lose(self, error: PenstockError, again: bool) -> None:
         """The process has gone with what it ran. `again`: that may be tried once more."""
-        raise NotImplementedError
 
     def given_up(self, error: GivenUp) -> None:
         """No other process will be started."""
@@ -53,9 +54,9 @@ class Supervisor:
         """Whether this death is the first of what ran."""
         return True
 
+    @abstractmethod
     def served(self) -> bool:
         """Whether this process has answered anything."""
-        raise NotImplementedError
 
     def spare(self) -> Child | None:
         """A process that is ready in place of the one that died."""
@@ -75,9 +76,9 @@ class Supervisor:
     def items(self, child: Child, frame: Frame) -> None:
         """Items were produced."""
 
+    @abstractmethod
     def whose(self, number: int, index: int) -> object | None:
         """The request, if it still runs, that a call was made for."""
-        raise NotImplementedError
 
     def called(self, child: Child, frame: Frame) -> None:
         """The body calls another service."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -37,7 +38,7 @@ def stepper_options(slots: Slots, buffer: int) -> dict[str, Any]:
     }
 
 
-class Engine:
+class Engine(ABC):
     """One model, its slots, and the loop around its steps."""
 
     def __init__(
@@ -53,13 +54,13 @@ class Engine:
         self.model: Any = None
         self.stopping = False
 
+    @abstractmethod
     def start(self) -> asyncio.Future[None]:
         """Begin to construct the model; the future says how that went."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tell(self, command: Command) -> None:
         """Before the next step."""
-        raise NotImplementedError
 
     def cut(self) -> None:
         """End in the middle of a step, where that can be done."""

@@ -15,10 +15,10 @@ from collections import deque
 from dataclasses import dataclass
 from random import Random
 from time import monotonic
-from urllib.parse import urlsplit
 
 from penstock.cli.bench.client import Connection
 from penstock.cli.bench.tally import Tally
+from penstock.cli.server import SERVICE, address
 
 _SWEEP = 0.1  # seconds between looks for requests that have timed out
 _RETRY = 0.1  # seconds before a refused connection is tried again
@@ -37,10 +37,8 @@ class Target:
 
 
 def target(url: str, method: str, bodies: list[bytes], headers: dict[str, str]) -> Target:
-    """The target that a URL, a method, bodies and headers make. Raises ValueError for what is no http(s) URL."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is not a URL that can be called; http://host:port/service is")
+    """The target that a URL, a method, bodies and headers make. Raises CommandFailed for what is no http(s) URL."""
+    parts = address(url, SERVICE)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     lines = {"host": parts.netloc.rpartition("@")[2], "user-agent": "penstock-bench", **headers}
     head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
@@ -48,7 +46,9 @@ def target(url: str, method: str, bodies: list[bytes], headers: dict[str, str]) 
         head.encode("latin-1") + (b"content-length: %d\r\n\r\n" % len(body) if body or method == "POST" else b"\r\n") + body
         for body in bodies or [b""]
     )
-    return Target(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80), parts.scheme == "https", requests)
+    return Target(
+        parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80), parts.scheme == "https", requests
+    )
 
 
 class Load:

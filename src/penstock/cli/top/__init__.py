@@ -12,11 +12,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from urllib.parse import urlsplit
 
 import msgspec
 
 from penstock.cli import CommandFailed
+from penstock.cli.server import SERVER, address, connection
 from penstock.cli.top.frame import frame
 from penstock.http.status import Status
 
@@ -36,10 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     if not options.interval > 0:
         raise CommandFailed(f"--interval {options.interval:g}: seconds, greater than 0")
-    url = options.url if "://" in options.url else f"http://{options.url}"
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise CommandFailed(f"{options.url!r} is not a server's URL; http://host:port is")
+    parts = address(options.url if "://" in options.url else f"http://{options.url}", SERVER)
     server = f"{parts.scheme}://{parts.netloc}"
 
     def read() -> Status:
@@ -58,17 +55,15 @@ def run(options: argparse.Namespace) -> None:
 
 def fetch(server: str, token: str = "") -> Status:
     """The server's /status. Raises CommandFailed with what to do."""
-    parts = urlsplit(server)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=5.0)
+    asked = connection(address(server, SERVER), timeout=5.0)
     try:
-        connection.request("GET", "/status", headers={"authorization": f"Bearer {token}"} if token else {})
-        answer = connection.getresponse()
+        asked.request("GET", "/status", headers={"authorization": f"Bearer {token}"} if token else {})
+        answer = asked.getresponse()
         body = answer.read()
     except (OSError, http.client.HTTPException) as error:
         raise CommandFailed(f"no answer from {server}: {getattr(error, 'strerror', None) or error}") from error
     finally:
-        connection.close()
+        asked.close()
     if answer.status in (401, 403):
         raise CommandFailed(f"{server} wants an operator's token: --token, or $PENSTOCK_TOKEN")
     try:
