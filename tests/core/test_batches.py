@@ -107,6 +107,29 @@ def test_a_batch_stays_within_its_deadlines() -> None:
     assert len(chosen) == 18  # 0.1 + 18 x 0.05 = 1.0
 
 
+@given(
+    deadlines=st.lists(st.none() | st.floats(0.0, 2.0), min_size=1, max_size=20),
+    a=st.floats(0.0, 1.0),
+    b=st.floats(0.0, 0.2),
+    size=st.integers(1, 12),
+    most=st.just(math.inf) | st.integers(1, 12),
+    learn=st.booleans(),
+)
+def test_without_a_cost_the_largest_batch_goes_that_is_in_time(
+    deadlines: list[float | None], a: float, b: float, size: int, most: float, learn: bool
+) -> None:
+    policy, time = Batch(max_size=size, learn=learn), known(a, b)
+    window = [Request(deadline=deadline) for deadline in deadlines]
+    chosen, bound = choose(policy, Pricing(None), window, 0.0, time, most)
+    fitting = [n for n in range(1, int(min(len(window), size, most)) + 1) if n == 1 or _in_time(window[:n], time)]
+    assert chosen == window[: fitting[-1]]
+    assert bound != "size" or len(chosen) == size
+
+
+def _in_time(batch: list[Request], time: ServiceTime) -> bool:
+    return all(request.deadline is None or time.seconds(len(batch)) <= request.deadline for request in batch)
+
+
 def test_the_size_is_learned() -> None:
     """With a large fixed part everything goes together; when padding costs more than that, alike goes alone."""
     policy = Batch(max_size=8, cost=padded)

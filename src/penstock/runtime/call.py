@@ -154,6 +154,20 @@ class BoundCall(LazyFuture):
             binding.submit(self)
         return self
 
+    def start_for(self, waiter: Any) -> bool:
+        """As `start`, but `waiter` is told of the end at once, by `set_result` or `set_exception`, without a turn of the loop.
+
+        False if nothing was begun, because that takes a task (or is a mistake, which `start` tells).
+        """
+        binding = self.binding
+        if self.used or self.begun or binding.direct or binding.streams or get_ident() != binding.runtime.thread:
+            return False
+        self.used = True
+        self._take_context()
+        self.future = waiter
+        binding.submit(self)
+        return True
+
     async def _drive(self) -> None:
         """The task of a body that was started, not awaited."""
         try:
@@ -182,8 +196,9 @@ class BoundCall(LazyFuture):
             self.error = asyncio.CancelledError()
             if self.begun:
                 super().cancel(msg)
-        elif self.begun and not self.binding.direct:
-            super().cancel(msg)
+        elif self.runner is None and not self.binding.direct:
+            if self.begun:
+                super().cancel(msg)
             self.binding.abandon(self)
             return True
         if self.runner is not None:

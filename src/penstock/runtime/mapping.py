@@ -81,6 +81,57 @@ class Answers(AsyncIterator[Any]):
         self.mapping.cancel()
 
 
+class Place:
+    """One item in a window: under way, then answered. To a call it is what a future is to whoever awaits it."""
+
+    __slots__ = ("call", "error", "mapping", "over", "value")
+
+    def __init__(self, mapping: Mapping) -> None:
+        self.mapping = mapping
+        self.over = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.call: BoundCall | asyncio.Future[Any] | None = None  # while it is under way
+
+    def begin(self, call: Any) -> None:
+        """Begin what was made for this item: a call or any other awaitable."""
+        if isinstance(call, BoundCall) and call.start_for(self):
+            self.call = None if self.over else call  # it may have been refused
+        else:
+            self.call = future = begin(call)
+            future.add_done_callback(self._settle, context=self.mapping.context)
+
+    def _settle(self, future: asyncio.Future[Any]) -> None:
+        if future.cancelled():
+            self.set_exception(asyncio.CancelledError())
+        elif (error := future.exception()) is not None:
+            self.set_exception(error)
+        else:
+            self.set_result(future.result())
+
+    def done(self) -> bool:
+        return self.over
+
+    def set_result(self, value: Any) -> None:
+        self.value = value
+        self.over, self.call = True, None
+        self.mapping.came(self)
+
+    def set_exception(self, error: BaseException) -> None:
+        self.error = error
+        self.over, self.call = True, None
+        self.mapping.came(self)
+
+    def cancel(self) -> asyncio.Future[Any] | None:
+        """Nobody wants it any more; what is still to be waited for until it has stopped."""
+        call, self.call = self.call, None
+        self.over = True
+        if call is None:
+            return None
+        call.cancel()
+        return None if isinstance(call, BoundCall) and call.future is self else call
+
+
 class Mapping:
     """The window itself."""
 
@@ -93,13 +144,14 @@ class Mapping:
         self.return_exceptions = return_exceptions
         self.learns = learns
         self.begun = 0
-        self.pending: deque[asyncio.Future[Any]] = deque()  # in order of the items; or of completion
-        self.live: dict[asyncio.Future[Any], None] = {}  # unordered: under way, and not yet in `pending`
+        self.pending: deque[Place] = deque()  # in order of the items; or of completion
+        self.live: dict[Place, None] = {}  # unordered: under way, and not yet in `pending`
         self.exhausted = False
         self.failure: BaseException | None = None
         self.reader: asyncio.Future[None] | None = None
         self.room: asyncio.Future[None] | None = None
         self.pump: asyncio.Task[None] | None = None
+        self.telling = False  # the map that reads this one, soon, that something came
         self.after: Mapping | None = None  # the map that reads this one
         self.context: Context | None = None  # the reader's, for what callbacks start
         self.before: Mapping | None = None
@@ -139,18 +191,16 @@ class Mapping:
 
     def ready(self) -> bool:
         """Whether the next answer is there."""
-        return bool(self.pending) and (not self.ordered or self.pending[0].done())
+        return bool(self.pending) and (not self.ordered or self.pending[0].over)
 
     def take(self) -> Any:
         """The next answer, which is ready; raises what its call raised."""
-        future = self.pending.popleft()
+        place = self.pending.popleft()
         if self.room is not None and not self.room.done():
             self.room.set_result(None)
-        if future.cancelled():
-            raise asyncio.CancelledError
-        error = future.exception()
+        error = place.error
         if error is None:
-            return future.result()
+            return place.value
         if self.return_exceptions and isinstance(error, Exception):
             return error
         raise error
@@ -217,29 +267,42 @@ class Mapping:
             self._tell()
 
     def _begin(self, item: Any) -> None:
-        future = begin(self.function(item))
+        call = self.function(item)
+        place = Place(self)
         if self.ordered:
-            self.pending.append(future)
+            self.pending.append(place)
         else:
-            self.live[future] = None
-        future.add_done_callback(self._came, context=self.context)
+            self.live[place] = None
+        try:
+            place.begin(call)
+        except BaseException:  # the user's cost= or size= failed
+            if self.ordered:
+                self.pending.remove(place)
+            else:
+                del self.live[place]
+            raise
         self.begun += 1
-        if self.learns and not self.begun & 63 and isinstance(future, BoundCall):
-            each = future.binding.station.time.peak
+        if self.learns and not self.begun & 63 and isinstance(call, BoundCall):
+            each = call.binding.station.time.peak
             self.window = max(self.window, min(_MOST, int(_AHEAD / max(each, 1e-6))))
 
-    def _came(self, future: asyncio.Future[Any]) -> None:
-        """A call has ended: pass its answer on if it is the next."""
+    def came(self, place: Place) -> None:
+        """One is answered: if it is next, tell whoever reads this map. A map takes soon all that come meanwhile."""
         if not self.ordered:
-            if self.live.pop(future, self) is self:
+            if self.live.pop(place, self) is self:
                 return  # closed meanwhile
-            self.pending.append(future)
-        elif not self.pending or self.pending[0] is not future:
+            self.pending.append(place)
+        elif not self.pending or self.pending[0] is not place:
             return
-        self._tell()
+        if self.after is None:
+            self._tell()
+        elif not self.telling:
+            self.telling = True
+            asyncio.get_running_loop().call_soon(self._tell, context=self.context)
 
     def _tell(self) -> None:
         """Something changed for whoever reads this map."""
+        self.telling = False
         after = self.after
         if after is not None:
             after.fill()
@@ -260,14 +323,11 @@ class Mapping:
     def cancel(self) -> list[asyncio.Future[Any]]:
         """Let go of everything; what was under way."""
         self.exhausted = True
-        left: list[asyncio.Future[Any]] = [*self.pending, *self.live]
-        if self.pump is not None:
-            left.append(self.pump)
+        places = [*self.pending, *self.live]
         self.pending.clear()
         self.live.clear()
-        for future in left:
-            if not future.done():
-                future.cancel()
-            elif not future.cancelled():
-                future.exception()  # seen, as far as asyncio is concerned
+        left = [future for place in places if (future := place.cancel()) is not None]
+        if self.pump is not None:
+            self.pump.cancel()
+            left.append(self.pump)
         return left if self.before is None else [*left, *self.before.cancel()]

@@ -82,6 +82,9 @@ class SharedCall(BoundCall):
             self.binding.runtime.loop.create_task(self._drive())
         return self
 
+    def start_for(self, waiter: Any) -> bool:
+        return False  # in a task of its own
+
     def cancel(self, msg: Any = None) -> bool:
         if self.flight is None:
             return super().cancel(msg)

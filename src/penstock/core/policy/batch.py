@@ -110,8 +110,10 @@ def choose(
     candidates = _filling_order(policy, window, now)[: policy.max_size]
     if len(candidates) == 1:
         return candidates, ""
-    costs = pricing.growing(candidates)
     learned = policy.learn and time.known and time.a + time.b > 0
+    if policy.cost is None and len(candidates) <= most and _all_in_time(candidates, now, time):
+        return candidates, "size" if len(candidates) == policy.max_size else ""  # a >= 0, so the most saves most
+    costs = pricing.growing(candidates)
     best, best_gain, alone, earliest, bound = 1, 0.0, 0.0, math.inf, ""
     for n, request in enumerate(candidates, 1):
         if costs[n - 1] > most and n > 1:
@@ -134,6 +136,12 @@ def choose(
     if learned and best < n and not bound:
         bound = "learned"
     return candidates[:best], bound
+
+
+def _all_in_time(requests: Sequence[Request], now: float, time: ServiceTime) -> bool:
+    """Whether a batch of all of these, each of cost 1, meets every deadline in it."""
+    done = now + time.seconds(float(len(requests)))
+    return not time.known or not any([request.deadline is not None and request.deadline < done for request in requests])
 
 
 def _filling_order(policy: Batch, window: Sequence[Request], now: float) -> list[Request]:
