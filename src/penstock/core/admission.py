@@ -70,14 +70,11 @@ def refuse(station: Station, request: Request, now: float) -> PenstockError | No
     Predictions refuse roots only: an inner call is part of work that has been admitted. What fits the next two
     rounds is admitted whatever callers are known to do, so that a wrong estimate can be unlearned.
     """
-    if not request.root or not station.time.known or station.free:
+    if not request.root or not station.time.known or station.free or station.roomy(request, now):
         return None
     bound = station.options.queue
     queued = len(station.waiting)
     seconds = station.round_seconds()
-    wait = station.starts_within(seconds)
-    if wait + 2 * seconds <= station.tolerance(request, now):
-        return None  # even behind all that waits; the exact place need not be known
     wait = station.starts_in(request, now)
     if request.deadline is not None and now + wait + seconds > request.deadline:
         return DeadlineInfeasible(

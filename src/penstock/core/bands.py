@@ -27,14 +27,15 @@ class BandQueue:
         self.top: int | None = None
 
     def push(self, request: Request, now: float) -> None:
-        request.band = request.priority
-        if self.top is None or request.band < self.top:
-            self.top = request.band
+        band = request.band = request.priority
+        if self.top is None or band < self.top:
+            self.top = band
             for waiting in self:
                 heappush(self.due, (max(now, waiting.submitted) + self.age, waiting.seq, waiting))
-        self._into(request.band).push(request, now)
+        queue = self.bands.get(band)
+        (self._into(band) if queue is None else queue).push(request, now)
         self.size += 1
-        if request.band != self.top:
+        if band != self.top:
             self._schedule(request, now + self.age)
 
     def _schedule(self, request: Request, at: float) -> None:

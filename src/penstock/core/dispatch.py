@@ -59,8 +59,7 @@ def _form(s: Scheduler, station: Station, now: float, reason: str, lead: float =
     batch = station.batch
     if batch is None:
         requests = pick(s, station, now, group(station), lead)
-        for request in requests:
-            station.dequeued(request)
+        station.dequeued(requests)
         return requests, reason, sum([request.cost for request in requests])
     window = pick(s, station, now, _window(batch), lead)
     return _batch(station, window, window, now, reason, lead)
@@ -89,8 +88,7 @@ def _batch(
         for request in reversed(window):
             if id(request) not in kept:
                 station.queue.unpop(request)
-    for request in chosen:
-        station.dequeued(request)
+    station.dequeued(chosen)
     cost = station.pricing.exact(chosen)
     if station.waiting:
         station.full_items += 0.1 * (len(chosen) - station.full_items)
@@ -144,7 +142,7 @@ def _form_varied(s: Scheduler, station: Station, now: float, reason: str) -> tup
     for request in reversed(window):
         if request is not able[0]:
             queue.unpop(request)
-    station.dequeued(able[0])
+    station.dequeued(able[:1])
     return able[:1], reason, able[0].cost
 
 

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import math
 from array import array
+from bisect import bisect
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 _FIRST = 1e-3  # seconds: exits before this age say nothing about waiting
@@ -31,8 +33,11 @@ _ALIKE = math.log(1.25)  # ages that one patience may show as
 Sample = tuple[Sequence[float], int]  # ages, and how many callers each stands for
 
 
+_BOUNDS = [_FIRST * math.exp(slot * _GROWTH) for slot in range(1, _BINS + 1)]
+
+
 def _slot(age: float) -> int:
-    return min(int(math.log(age / _FIRST) / _GROWTH), _BINS)
+    return bisect(_BOUNDS, age)
 
 
 class Patience:
@@ -62,8 +67,8 @@ class Patience:
         self.quantile = quantile
         self.reached = array("d")  # callers who reached this age, as far as they are remembered
         self.left = array("d")  # those of them who left at it
-        self.exits: dict[int, int] = {}  # since the last estimate
-        self.went: dict[int, int] = {}  # those of them who left
+        self.exits: defaultdict[int, int] = defaultdict(int)  # since the last estimate
+        self.went: defaultdict[int, int] = defaultdict(int)  # those of them who left
         self.together: list[float] = []  # ages of those who have just left, one close upon the other
         self.together_at = -math.inf
         self.hurried = False  # somebody has left
@@ -84,8 +89,7 @@ class Patience:
             self.together_at = now
             self.changes += 16
         else:
-            slot = _slot(age) - dropped
-            self.exits[slot] = self.exits.get(slot, 0) + 1
+            self.exits[bisect(_BOUNDS, age) - dropped] += 1
             self.changes += 1
 
     def _part(self) -> None:
@@ -103,9 +107,9 @@ class Patience:
                 counted = 1
         for n, age in enumerate(ages):
             slot = _slot(age)
-            self.exits[slot] = self.exits.get(slot, 0) + 1
+            self.exits[slot] += 1
             if n < counted:
-                self.went[slot] = self.went.get(slot, 0) + 1
+                self.went[slot] += 1
         ages.clear()
 
     def seconds(self, now: float, waiting: Callable[[], Sample]) -> float:

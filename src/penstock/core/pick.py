@@ -47,7 +47,7 @@ def pick(s: Scheduler, station: Station, now: float, count: int, lead: float) ->
             bad.append((request, error))
     if len(good) >= full:
         for request, error in bad:
-            station.dequeued(request)
+            station.dequeued((request,))
             if station.blocked is not None:
                 left(s, station, request)
             s.end(request, "refused", now, error)

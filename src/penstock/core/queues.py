@@ -42,11 +42,9 @@ class SortedQueue:
         self.head = 0
 
     def push(self, request: Request, now: float) -> None:
-        key = request.rank = self.key(request)
-        self._insert((key, request.seq, request))
-
-    def _insert(self, entry: tuple[float, int, Request]) -> None:
         items = self.items
+        key = request.rank = self.key(request)
+        entry = (key, request.seq, request)
         if len(items) == self.head or entry > items[-1]:  # sequence numbers differ, so requests are never compared
             items.append(entry)
         else:
@@ -87,7 +85,7 @@ class SortedQueue:
             self.head = 0
 
     def unpop(self, request: Request) -> None:
-        self._insert((request.rank, request.seq, request))
+        insort(self.items, (request.rank, request.seq, request), lo=self.head)
 
     def ahead(self, request: Request) -> int:
         return self._index((self.key(request), request.seq)) - self.head

@@ -320,7 +320,7 @@ class Scheduler:
         request.ended = now
         if request.owed:
             station.settle(request)
-        station.counts[outcome] = station.counts.get(outcome, 0) + 1
+        station.counts[outcome] += 1
         if request.first is None and station.patience is not None and request.root:
             station.patience.exit(request.tenant, now - request.submitted, outcome == "cancelled", now, outcome == "refused")
         if error is not None:
@@ -343,7 +343,7 @@ class Scheduler:
         station = request.station
         assert station is not None
         station.queue.remove(request)
-        station.dequeued(request)
+        station.dequeued((request,))
         if station.blocked is not None:
             left(self, station, request)
 

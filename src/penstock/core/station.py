@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -114,7 +116,7 @@ class Station:
         self.full_cost = 0.0
         self.max_cost = self.batch.max_cost if self.batch else math.inf  # lowered when a batch was too much for memory
         self.retry = RetryBudget(options.retry) if options.retry and options.safe else None
-        self.counts: dict[str, int] = {}
+        self.counts: Counter[str] = Counter()
         self.stageable = options.stage and not self.needs and not self.rates
         self.groups = (
             self.batch is None and not self.direct and not self.needs and not options.streams
@@ -213,18 +215,14 @@ class Station:
         rounds = ahead // max(1, int(self.full_items)) + self.staged
         return max(wait, residual + rounds * seconds / servers)
 
-    def starts_within(self, seconds: float) -> float:
-        """An upper bound of `starts_in` for whatever comes next, when a round takes `seconds`; cheap to ask."""
+    def roomy(self, request: Request, now: float) -> bool:
+        """Whether even behind all that waits, and two more rounds, this request would be in time; cheap to ask."""
         servers = self.servers if self.replicas else self.in_flight
-        if servers == 0 or self.rates:
-            return math.inf
-        return seconds * (1.0 + (len(self.waiting) // max(1, int(self.full_items)) + self.staged) / servers)
-
-    def tolerance(self, request: Request, now: float) -> float:
-        """A lower bound of what `refuse` compares the wait and two rounds with; 0 where that takes a closer look."""
-        if self.patience is not None and self.patience.hurried(request.tenant):
-            return 0.0
-        return self.max_wait if request.deadline is None else min(self.max_wait, request.deadline - now)
+        if servers == 0 or self.rates or (self.patience is not None and self.patience.hurried(request.tenant)):
+            return False  # that takes a closer look
+        rounds = len(self.waiting) // max(1, int(self.full_items)) + self.staged
+        wait = self.round_seconds() * (3.0 + rounds / servers)
+        return wait <= self.max_wait and (request.deadline is None or now + wait <= request.deadline)
 
     def patience_of(self, tenant: str, now: float) -> float:
         if self.patience is None:
@@ -260,15 +258,17 @@ class Station:
         if request.latest is not None:
             self.latest[request.latest] = request
 
-    def dequeued(self, request: Request) -> None:
-        """The request has left the order's queue; keep the sums true."""
-        del self.waiting[request]
-        self.queued_bytes -= request.size
-        self.queued_cost -= request.cost
-        if not self.waiting:
+    def dequeued(self, requests: Iterable[Request]) -> None:
+        """These have left the order's queue; keep the sums true."""
+        waiting, latest = self.waiting, self.latest
+        for request in requests:
+            del waiting[request]
+            self.queued_bytes -= request.size
+            self.queued_cost -= request.cost
+            if request.latest is not None and latest.get(request.latest) is request:
+                del latest[request.latest]
+        if not waiting:
             self.queued_cost, self.earliest = 0.0, math.inf
-        if request.latest is not None and self.latest.get(request.latest) is request:
-            del self.latest[request.latest]
 
     def charge(self, request: Request, cost: float) -> None:
         """Work was done for this request since it started: its tenant's fair share pays, a little at a time."""
