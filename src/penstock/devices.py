@@ -112,7 +112,7 @@ def cuda(device: str) -> Reading | None:
     """
     index = int(device.partition(":")[2] or 0)
     try:
-        import pynvml  # type: ignore[import-not-found]
+        import pynvml
     except ImportError:
         return _torch(index)
     try:
@@ -137,7 +137,7 @@ def _handle(nvml: Any, index: int) -> Any:
 
 def _torch(index: int) -> Reading | None:
     try:
-        import torch  # type: ignore[import-not-found]
+        import torch
     except ImportError:
         return None
     if not torch.cuda.is_available() or index >= torch.cuda.device_count():

@@ -127,7 +127,7 @@ class Connection(Writer):
         except Exception as error:
             log.exception("the handler failed on %s %s", request.method, request.path)
             answer = self._server.refuse(error, request.headers)
-        if type(answer) is Response:
+        if isinstance(answer, Response):
             self._whole(request, answer)
         else:
             self._request = request
@@ -138,7 +138,7 @@ class Connection(Writer):
         try:
             if isinstance(answer, CoroutineType):
                 answer = await answer
-            if type(answer) is Response:
+            if isinstance(answer, Response):
                 self._whole(request, answer)
             else:
                 await answer.run(self)

@@ -13,7 +13,7 @@ from penstock.codec import MSGPACK as MSGPACK_TYPE
 from penstock.codec import OCTETS, Schema, encode_json, encode_msgpack, media_type
 from penstock.errors import InvalidRequest, MethodNotAllowed, NotAcceptable, PenstockError, UnsupportedMedia
 from penstock.http.headers import JSON, MSGPACK, NDJSON, SSE, accepted, budget_of, request_id, trace_line
-from penstock.http.message import Answer, Request, Response
+from penstock.http.message import Answer, Request, Response, pairs
 from penstock.http.problems import problem_response
 from penstock.http.stream import EventStream, leaving
 
@@ -22,30 +22,54 @@ if TYPE_CHECKING:
     from penstock.runtime.call import BoundCall
     from penstock.service import Service
 
-JSON_HEAD = b"content-type: application/json\r\n"
-MSGPACK_HEAD = b"content-type: application/msgpack\r\n"
-BYTES_HEAD = b"content-type: application/octet-stream\r\n"
 UNARY = (JSON, MSGPACK, SSE, NDJSON)
 STREAMING = (SSE, NDJSON)
 
 logger = logging.getLogger("penstock")
 
 
-def head_of(call: BoundCall, extra: bytes) -> bytes:
-    """Identity and accounting, as response headers."""
+def timing_of(call: BoundCall) -> bytes:
+    """The parts of a call's time in ms, as Server-Timing has them."""
     queued, batched, ran, streamed = call.measured or call.binding.parts(call.request)
-    identity = call.id.encode("ascii")
     if not (queued or batched or streamed):
-        shown = (identity, ran * 1e3, extra)
-        return b"x-request-id: %b\r\nserver-timing: queue;dur=0, batch;dur=0, run;dur=%.3f, stream;dur=0\r\n%b" % shown
-    return b"x-request-id: %b\r\nserver-timing: queue;dur=%.3f, batch;dur=%.3f, run;dur=%.3f, stream;dur=%.3f\r\n%b" % (
-        identity,
+        return b"queue;dur=0, batch;dur=0, run;dur=%.3f, stream;dur=0" % (ran * 1e3)
+    return b"queue;dur=%.3f, batch;dur=%.3f, run;dur=%.3f, stream;dur=%.3f" % (
         queued * 1e3,
         batched * 1e3,
         ran * 1e3,
         streamed * 1e3,
-        extra,
     )
+
+
+def head_of(call: BoundCall, extra: bytes) -> bytes:
+    """Identity and accounting, as response headers."""
+    return b"x-request-id: %b\r\nserver-timing: %b\r\n%b" % (call.id.encode("ascii"), timing_of(call), extra)
+
+
+class Answered(Response):
+    """What a call has answered; its head is made in the form that its adapter asks for."""
+
+    __slots__ = ("call", "kind", "trace")
+
+    def __init__(self, call: BoundCall, kind: bytes, trace: bytes, body: bytes) -> None:
+        self.status = 200
+        self.call = call
+        self.kind = kind
+        self.trace = trace
+        self.body = body
+
+    @property
+    def head(self) -> bytes:
+        return b"%bcontent-type: %b\r\n" % (head_of(self.call, self.trace), self.kind)
+
+    def pairs(self) -> list[tuple[bytes, bytes]]:
+        call = self.call
+        found = [
+            (b"x-request-id", call.id.encode("ascii")),
+            (b"server-timing", timing_of(call)),
+            (b"content-type", self.kind),
+        ]
+        return found + pairs(self.trace) if self.trace else found
 
 
 class Exchange:
@@ -142,11 +166,10 @@ class Endpoint:
         try:
             answer = await call
             if self.raw_answer and isinstance(answer, (bytes, bytearray, memoryview)) and kind is not MSGPACK:
-                body, head = bytes(answer), BYTES_HEAD
-            elif kind is MSGPACK:
-                body, head = encode_msgpack(answer), MSGPACK_HEAD
-            else:
-                body, head = encode_json(answer), JSON_HEAD
+                return Answered(call, b"application/octet-stream", trace, bytes(answer))
+            if kind is MSGPACK:
+                return Answered(call, b"application/msgpack", trace, encode_msgpack(answer))
+            return Answered(call, b"application/json", trace, encode_json(answer))
         except asyncio.CancelledError:
             if leaving():
                 raise
@@ -155,7 +178,6 @@ class Endpoint:
         except (Exception, SystemExit) as error:  # sys.exit() in a body ends that call, not the server
             Exchange(self, call, trace).report(error)
             return problem_response(error, call.id, head=head_of(call, trace), debug=self.handler.app.debug)
-        return Response(200, head_of(call, trace) + head, body)
 
 
 def _query(query: bytes) -> list[tuple[str, str]]:

@@ -2,13 +2,16 @@
 
 An answer is either a `Response`, whole, or a `Streamed`: something that writes itself to an `Out`. The handler gives
 one at once where it can (then no task is made), or a coroutine that ends in one. Heads are ready-made bytes, because
-a response is rendered once per request and a list of pairs would be built only to be joined.
+a response is rendered once per request and a list of pairs would be built only to be joined; ASGI asks for the pairs.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeAlias
+
+pairs: Callable[[bytes], list[tuple[bytes, bytes]]] = re.compile(rb"([^:]+): (.*)\r\n").findall  # of a head: names, values
 
 
 class Request:
@@ -42,12 +45,20 @@ class Request:
 class Response:
     """A whole answer. `head` is header lines, each ended by CRLF; length, date and connection are the adapter's."""
 
-    __slots__ = ("body", "head", "status")
+    __slots__ = ("_head", "body", "status")
 
     def __init__(self, status: int, head: bytes = b"", body: bytes = b"") -> None:
         self.status = status
-        self.head = head
+        self._head = head
         self.body = body
+
+    @property
+    def head(self) -> bytes:
+        return self._head
+
+    def pairs(self) -> list[tuple[bytes, bytes]]:
+        """The head as ASGI wants it, for the adapter to add to."""
+        return pairs(self._head)
 
 
 class Disconnected(ConnectionResetError):

@@ -91,7 +91,7 @@ class Place:
         self.over = False
         self.value: Any = None
         self.error: BaseException | None = None
-        self.call: BoundCall | asyncio.Future[Any] | None = None  # while it is under way
+        self.call: asyncio.Future[Any] | None = None  # while it is under way
 
     def begin(self, call: Any) -> None:
         """Begin what was made for this item: a call or any other awaitable."""
@@ -126,10 +126,9 @@ class Place:
         """Nobody wants it any more; what is still to be waited for until it has stopped."""
         call, self.call = self.call, None
         self.over = True
-        if call is None:
-            return None
-        call.cancel()
-        return None if isinstance(call, BoundCall) and call.future is self else call
+        if call is not None:
+            call.cancel()
+        return None if getattr(call, "future", None) is self else call
 
 
 class Mapping:

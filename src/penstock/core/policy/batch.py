@@ -141,7 +141,7 @@ def choose(
 def _all_in_time(requests: Sequence[Request], now: float, time: ServiceTime) -> bool:
     """Whether a batch of all of these, each of cost 1, meets every deadline in it."""
     done = now + time.seconds(float(len(requests)))
-    return not time.known or not any([request.deadline is not None and request.deadline < done for request in requests])
+    return not time.known or not any(r.deadline is not None and r.deadline < done for r in requests)
 
 
 def _filling_order(policy: Batch, window: Sequence[Request], now: float) -> list[Request]:
