@@ -97,6 +97,8 @@ class Channel:
                 if frame is None:
                     break
                 self._on_frame(frame)
+                if reader.empty:
+                    break
             if not more:
                 return False
             if not self.open or not reader.full:

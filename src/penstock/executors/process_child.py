@@ -82,9 +82,9 @@ class Child:
 
     # Work
 
-    def encode(self, number: int, units: Any) -> Encoded:
+    def encode(self, number: int, units: Any, lifted: bool = False) -> Encoded:
         """A unit, ready to be written. Raises what pickling raises."""
-        return encode(RUN, number, units, self._outbox, self._inbox)
+        return encode(RUN, number, units, self._outbox, self._inbox, lifted=lifted)
 
     def forget(self, encoded: Encoded) -> None:
         """This unit will not be sent."""

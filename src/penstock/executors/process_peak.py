@@ -47,16 +47,6 @@ class Peak:
             self._host.peaked(unit.work, {"host": top - self._base})
 
 
-class NoPeak:
-    """For services that nobody asks how much memory they take."""
-
-    def begin(self, child: Child | None) -> None:
-        pass
-
-    def report(self, unit: Unit, child: Child) -> None:
-        pass
-
-
 def _resident(pid: int, what: str) -> float:
     try:
         with open(f"/proc/{pid}/status") as file:

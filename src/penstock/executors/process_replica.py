@@ -14,7 +14,7 @@ from penstock.errors import InvalidRequest, PenstockError, ServiceError, WorkerL
 from penstock.executors.child.wire import OUTGROWN, Frame
 from penstock.executors.process_child import Child, results_of
 from penstock.executors.process_life import GivenUp
-from penstock.executors.process_peak import NoPeak, Peak
+from penstock.executors.process_peak import Peak
 from penstock.executors.process_renewal import Renewal
 from penstock.executors.process_supervisor import Supervisor
 from penstock.executors.process_trial import Trial
@@ -38,7 +38,8 @@ class Replica(Supervisor):
         self.waiting: tuple[Any, Trial] | None = None  # goes on as soon as a process is up
         self.numbers = self.works = 0
         self.renewal = Renewal(self)
-        self.peak = Peak(owner.host) if owner.measure else NoPeak()
+        self.recycles = owner.options.recycle is not None or owner.options.recycle_bytes is not None
+        self.peak = Peak(owner.host) if owner.measure else None
 
     # Work
 
@@ -58,7 +59,8 @@ class Replica(Supervisor):
 
     def run(self, work: Any) -> None:
         """Begin this work; the replica is free."""
-        self.peak.begin(self.child)
+        if self.peak is not None:
+            self.peak.begin(self.child)
         self.send(self.prepare(work))
 
     def send(self, unit: Unit) -> None:
@@ -127,16 +129,19 @@ class Replica(Supervisor):
             unit.trial.answered(results_of(frame, count, name)[0])
             self.proceed(unit.work, unit.trial)
         else:
-            self.peak.report(unit, child)
+            if self.peak is not None:
+                self.peak.report(unit, child)
             following = self._go_on()
             self.owner.host.finished(unit.work, *results_of(frame, count, name))
             if following is not None:
                 self.owner.host.taken(following.work)
-        self.renewal.look()
+        if self.recycles:
+            self.renewal.look()
 
     def _go_on(self) -> Unit | None:
         """Send what is staged, if anything is; the work before it has not been reported yet."""
-        self.renewal.swap()
+        if self.recycles:
+            self.renewal.swap()
         following, self.staged = self.staged, None
         if following is not None:
             self.send(following)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .outofband import dumps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from .arena import Inbox, Outbox
 
@@ -93,10 +93,18 @@ def lift(value: Any, depth: int = 4) -> Any:
     return value
 
 
-def encode(kind: int, number: int, message: Any, outbox: Outbox | None = None, inbox: Inbox | None = None) -> Encoded:
+def plain(values: Iterable[Any]) -> bool:
+    """Whether none of these can be, or hold, big bytes."""
+    return _SUSPECT.isdisjoint(map(type, values))
+
+
+def encode(
+    kind: int, number: int, message: Any, outbox: Outbox | None = None, inbox: Inbox | None = None, *, lifted: bool = False
+) -> Encoded:
     """The frame, in pieces to be written in order. Raises what pickling raises, and then nothing is left behind.
 
-    Big buffers go through `outbox`; regions that are not read any more are handed back to the sender of `inbox`.
+    Big buffers go through `outbox`; regions that are not read any more are handed back to the sender of `inbox`. `lifted`:
+    nothing in the message is big bytes.
     """
     buffers: list[memoryview] = []
 
@@ -107,7 +115,7 @@ def encode(kind: int, number: int, message: Any, outbox: Outbox | None = None, i
         buffers.append(raw)
         return False
 
-    payload = b"" if message is None else dumps(lift(message), big)
+    payload = b"" if message is None else dumps(message if lifted else lift(message), big)
     released = inbox.released if inbox is not None else ()
     if not buffers and not released:
         head = _HEAD.pack(MAGIC, VERSION, kind, number, 0, 0, len(payload))
@@ -172,6 +180,7 @@ class Reader:
         self._buffer = self._small
         self._start = self._end = 0
         self.full = False  # the last read filled the buffer: there may be more
+        self.empty = True  # every byte so far was part of a frame
 
     def fill(self) -> bool:
         """Read once; False at the end of the stream."""
@@ -180,6 +189,7 @@ class Reader:
             self._start = self._end = 0
         count = self._sock.recv_into(buffer[self._end :])
         self._end += count
+        self.empty = False
         self.full = self._end == len(buffer)
         return count > 0
 
@@ -215,6 +225,7 @@ class Reader:
         buffers = self._gather(places, at + length) if count else []
         if buffer is not self._small:  # a frame of its own size: nothing else is in this buffer
             self._buffer, self._start, self._end = self._small, 0, 0
+        self.empty = self._start == self._end
         return Frame(kind, number, payload, buffers)
 
     def _gather(self, places: list[tuple[int, int]], at: int) -> list[memoryview]:
