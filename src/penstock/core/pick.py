@@ -25,7 +25,7 @@ def group(station: Station) -> int:
     peak = station.time.peak
     if not station.groups or not station.time.known or peak > _SHORT / 2:
         return 1
-    return max(1, min(16, len(station.waiting) // max(1, station.servers), int(_SHORT / max(peak, 1e-5))))
+    return max(1, min(32, len(station.waiting) // max(1, station.servers), int(_SHORT / max(peak, 1e-5))))
 
 
 def pick(s: Scheduler, station: Station, now: float, count: int, lead: float) -> list[Request]:

@@ -220,7 +220,7 @@ class Station:
         servers = self.servers if self.replicas else self.in_flight
         if servers == 0 or self.rates or (self.patience is not None and self.patience.hurried(request.tenant)):
             return False  # that takes a closer look
-        rounds = len(self.waiting) // max(1, int(self.full_items)) + self.staged
+        rounds = len(self.waiting) // (int(self.full_items) or 1) + self.staged
         wait = self.round_seconds() * (3.0 + rounds / servers)
         return wait <= self.max_wait and (request.deadline is None or now + wait <= request.deadline)
 

@@ -207,30 +207,28 @@ class Binding:
         self.runtime.apply(self.scheduler.revoked(work, self.runtime.clock()))
 
     def finished(self, work: Work, results: Sequence[Any], seconds: float | None = None, measured: bool = True) -> None:
-        now = self.runtime.clock()
-        errors: list[BaseException | None] | None = None
-        lost = False
-        for result in results:
-            if isinstance(result, BaseException):
-                errors = [r if isinstance(r, BaseException) else None for r in results]
-                lost = any(isinstance(r, _LOST) for r in results)
-                break
-        pairs = zip(work.requests, results, strict=True)
-        waiting = [(request, result) for request, result in pairs if request.state == RUNNING]
-        commands = self.scheduler.finish(work, now, errors, measured and not lost, seconds)
         runtime = self.runtime
+        now = runtime.clock()
+        errors = [result if isinstance(result, BaseException) else None for result in results]
+        failed = errors.count(None) < len(errors)
+        lost = failed and any(isinstance(error, _LOST) for error in errors)
+        waiting = [
+            (request, result, error)
+            for request, result, error in zip(work.requests, results, errors, strict=True)
+            if request.state == RUNNING
+        ]
+        commands = self.scheduler.finish(work, now, errors if failed else None, measured and not lost, seconds)
         if commands:
             runtime.apply(commands)  # the next work starts before these answers are read
-        for request, result in waiting:
+        for request, result, error in waiting:
             if request.state == BACKOFF:
                 continue
             call = request.item
-            error = result if isinstance(result, BaseException) else None
             self.record(call, error)
             if self.streams:
                 call.stream.close(error)
             else:
-                call.answer(result)
+                call.answer(result, error)
         if self.scheduler.wake_at < runtime.armed:
             runtime.arm()
         if runtime.closing:

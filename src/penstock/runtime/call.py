@@ -207,7 +207,8 @@ class BoundCall(LazyFuture):
 
     def __del__(self) -> None:
         if self.begun:
-            super().__del__()  # asyncio's: an exception that nobody looked at
+            if self._log_traceback:  # asyncio's: an exception that nobody looked at
+                super().__del__()
         elif not self.used and self.request.state == PENDING and not self.request.outcome:
             warnings.warn(f"a call of {self.binding.name} was never awaited", RuntimeWarning, stacklevel=2, source=self)
 
@@ -311,8 +312,8 @@ class BoundCall(LazyFuture):
         if self.future is not None and not self.future.done():
             self.future.set_result(None)
 
-    def answer(self, result: Any) -> None:
-        """An executor has the answer, or an exception."""
+    def answer(self, result: Any, error: BaseException | None) -> None:
+        """An executor has the answer, or an error."""
         future = self.future
         if future is None:
             if not self.begun:
@@ -320,10 +321,10 @@ class BoundCall(LazyFuture):
             future = self
         if future.done():
             return
-        if isinstance(result, BaseException):
-            future.set_exception(result)
-        else:
+        if error is None:
             future.set_result(result)
+        else:
+            future.set_exception(error)
 
     def fail(self, error: BaseException) -> None:
         """The scheduler has ended this request."""

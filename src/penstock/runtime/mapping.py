@@ -224,7 +224,7 @@ class Mapping:
 
     def _read_at_once(self) -> None:
         """A plain iterable never waits."""
-        while self.load() < self.window:
+        for _ in range(self.window - self.load()):
             try:
                 item = next(self.source)
             except StopIteration:
@@ -238,12 +238,12 @@ class Mapping:
         assert before is not None
         if before.context is None:
             before.context = self.context
-        while True:
-            before.fill()
-            if self.load() >= self.window or not before.ready():
-                break
-            while self.load() < self.window and before.ready():
+        before.fill()
+        while (room := self.window - self.load()) > 0 and before.ready():
+            while room > 0 and before.ready():
                 self._begin(before.take())
+                room -= 1
+            before.fill()
         if before.over():
             self.exhausted, self.failure = True, before.failure
 
