@@ -155,10 +155,7 @@ class BoundCall(LazyFuture):
         return self
 
     def start_for(self, waiter: Any) -> bool:
-        """As `start`, but `waiter` is told of the end at once, by `set_result` or `set_exception`, without a turn of the loop.
-
-        False if nothing was begun, because that takes a task (or is a mistake, which `start` tells).
-        """
+        """As `start`, but `waiter.set_result` or `.set_exception` is told at once. False if it takes a task, or is an error."""
         binding = self.binding
         if self.used or self.begun or binding.direct or binding.streams or get_ident() != binding.runtime.thread:
             return False
@@ -314,12 +311,8 @@ class BoundCall(LazyFuture):
 
     def answer(self, result: Any, error: BaseException | None) -> None:
         """An executor has the answer, or an error."""
-        future = self.future
-        if future is None:
-            if not self.begun:
-                return
-            future = self
-        if future.done():
+        future = self if self.future is None and self.begun else self.future
+        if future is None or future.done():
             return
         if error is None:
             future.set_result(result)

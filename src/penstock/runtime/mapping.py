@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from penstock.errors import ConfigError
 from penstock.runtime.call import BoundCall
-from penstock.runtime.compose import begin
+from penstock.runtime.mapped import Mapped
 from penstock.service import Service
 
 U = TypeVar("U")
@@ -81,56 +81,6 @@ class Answers(AsyncIterator[Any]):
         self.mapping.cancel()
 
 
-class Place:
-    """One item in a window: under way, then answered. To a call it is what a future is to whoever awaits it."""
-
-    __slots__ = ("call", "error", "mapping", "over", "value")
-
-    def __init__(self, mapping: Mapping) -> None:
-        self.mapping = mapping
-        self.over = False
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.call: asyncio.Future[Any] | None = None  # while it is under way
-
-    def begin(self, call: Any) -> None:
-        """Begin what was made for this item: a call or any other awaitable."""
-        if isinstance(call, BoundCall) and call.start_for(self):
-            self.call = None if self.over else call  # it may have been refused
-        else:
-            self.call = future = begin(call)
-            future.add_done_callback(self._settle, context=self.mapping.context)
-
-    def _settle(self, future: asyncio.Future[Any]) -> None:
-        if future.cancelled():
-            self.set_exception(asyncio.CancelledError())
-        elif (error := future.exception()) is not None:
-            self.set_exception(error)
-        else:
-            self.set_result(future.result())
-
-    def done(self) -> bool:
-        return self.over
-
-    def set_result(self, value: Any) -> None:
-        self.value = value
-        self.over, self.call = True, None
-        self.mapping.came(self)
-
-    def set_exception(self, error: BaseException) -> None:
-        self.error = error
-        self.over, self.call = True, None
-        self.mapping.came(self)
-
-    def cancel(self) -> asyncio.Future[Any] | None:
-        """Nobody wants it any more; what is still to be waited for until it has stopped."""
-        call, self.call = self.call, None
-        self.over = True
-        if call is not None:
-            call.cancel()
-        return None if getattr(call, "future", None) is self else call
-
-
 class Mapping:
     """The window itself."""
 
@@ -143,8 +93,8 @@ class Mapping:
         self.return_exceptions = return_exceptions
         self.learns = learns
         self.begun = 0
-        self.pending: deque[Place] = deque()  # in order of the items; or of completion
-        self.live: dict[Place, None] = {}  # unordered: under way, and not yet in `pending`
+        self.pending: deque[Mapped] = deque()  # in order of the items; or of completion
+        self.live: dict[Mapped, None] = {}  # unordered: under way, and not yet in `pending`
         self.exhausted = False
         self.failure: BaseException | None = None
         self.reader: asyncio.Future[None] | None = None
@@ -267,7 +217,7 @@ class Mapping:
 
     def _begin(self, item: Any) -> None:
         call = self.function(item)
-        place = Place(self)
+        place = Mapped(self)
         if self.ordered:
             self.pending.append(place)
         else:
@@ -285,7 +235,7 @@ class Mapping:
             each = call.binding.station.time.peak
             self.window = max(self.window, min(_MOST, int(_AHEAD / max(each, 1e-6))))
 
-    def came(self, place: Place) -> None:
+    def came(self, place: Mapped) -> None:
         """One is answered: if it is next, tell whoever reads this map. A map takes soon all that come meanwhile."""
         if not self.ordered:
             if self.live.pop(place, self) is self:
