@@ -20,6 +20,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable
+from itertools import cycle
 from random import Random
 
 Patience = Callable[[], float]  # seconds
@@ -27,6 +28,8 @@ Patience = Callable[[], float]  # seconds
 _SLOTS = 1000  # a second
 _AT_ONCE = 64  # calls that are begun before answers are looked for again
 _NO_CALL = -1.0
+_NO_PORT = 24  # IP_BIND_ADDRESS_NO_PORT: connect chooses the port
+_SOURCES = [(f"127.0.0.{n}", 0) for n in range(2, 34)]
 _clock = time.monotonic
 
 
@@ -49,6 +52,7 @@ class Callers:
         self._parts: dict[int, bytes] = {}  # of answers that came in pieces
         self._leaving: dict[int, list[int]] = {}  # by slot: descriptors, of which some have been answered since
         self._slot = int(self.start * _SLOTS)
+        self._sources = cycle(_SOURCES)
         self._poll = select.epoll()
 
     # Loads
@@ -141,6 +145,8 @@ class Callers:
             sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError:  # too many open files
             return self._end(-1, "no socket")
+        sock.setsockopt(socket.IPPROTO_IP, _NO_PORT, 1)
+        sock.bind(next(self._sources))
         error = sock.connect_ex(self.address)
         fd = sock.detach()
         self._until[fd] = until
