@@ -58,7 +58,7 @@ class Served:
         environment = {**os.environ, "OVERLOAD_MODEL": model, "PYTHONPATH": paths}
         self.port = port
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, preexec_fn=_first_core)
-        self.stat = Path(f"/proc/{self.process.pid}/stat").open()
+        self.stat = os.open(f"/proc/{self.process.pid}/stat", os.O_RDONLY)
         self.capacity = 0.0
 
     def callers(self) -> Callers:
@@ -66,8 +66,7 @@ class Served:
 
     def cpu(self) -> float:
         """Seconds of it that the server has used."""
-        self.stat.seek(0)
-        fields = self.stat.read().rpartition(") ")[2].split()
+        fields = os.pread(self.stat, 4096, 0).rpartition(b") ")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def measure(self, size: int) -> float:
