@@ -6,22 +6,23 @@
 
 Capacity is what the same server answers to callers in a closed loop who never leave; then the rows follow in order on
 that server, so each begins with what the one before it has taught. An answer counts if it comes within its caller's patience and
-within the measured time. Recovery is the time from the end of the load until a lone call is answered within 0.25 s. A row whose
-generator was late by more than some 50 ms is void: above 4,000 calls a second this one is.
+within the measured time. Recovery is the time from when the last caller was answered or left until a lone call is answered within
+0.25 s. `late` is how late the calls were begun, at the 99th percentile: a row in which that is more than some 50 ms is void.
+`busy` is how much of a core the generator used, and the server.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+
+from callers import Callers
 
 import penstock as ps
 
@@ -47,162 +48,84 @@ if "OVERLOAD_MODEL" in os.environ:
     app = ps.App(ps.service(Model, COST, name="model", batch=ps.Batch(max_size=SIZE, max_wait=0.005)))
 
 
-class Connection(asyncio.Protocol):
-    """One call at a time; the caller who gives up closes it."""
+class Served:
+    """The server under test, its callers, and what it can give."""
 
-    def __init__(self, idle: list[Connection]) -> None:
-        self.idle = idle
-        self.answer: asyncio.Future[int] | None = None
-        self.transport: asyncio.Transport | None = None
-        self.data = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
-
-    def data_received(self, data: bytes) -> None:
-        self.data += data
-        head, found, body = self.data.partition(b"\r\n\r\n")
-        if not found:
-            return
-        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0] or 0)
-        if len(body) >= length and self.answer is not None:
-            self.data = b""
-            if not self.answer.done():
-                self.answer.set_result(int(head[9:12]))
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.transport = None
-        if self.answer is not None and not self.answer.done():
-            self.answer.set_result(0)
-
-
-class Callers:
-    """An open loop of calls, or a closed one. `ended` counts outcomes; `inside` the answers that came in time."""
-
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, model: str) -> None:
+        here = str(Path(__file__).parent)
+        paths = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
+        command = [sys.executable, "-m", "penstock", "serve", "overload:app", "--port", str(port)]
+        environment = {**os.environ, "OVERLOAD_MODEL": model, "PYTHONPATH": paths}
         self.port = port
-        self.loop = asyncio.get_running_loop()
-        self.idle: list[Connection] = []
-        self.ended: Counter[str] = Counter()
-        self.seconds: Counter[int] = Counter()  # answers by the second in which they came
-        self.late: list[float] = []
+        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, preexec_fn=_first_core)
+        self.stat = os.open(f"/proc/{self.process.pid}/stat", os.O_RDONLY)
+        self.capacity = 0.0
 
-    async def call(self, patience: float) -> int:
-        """The status; 0 if the connection broke, -1 if the caller left."""
-        connection = None
-        while self.idle and connection is None:
-            connection = self.idle.pop()
-            connection = connection if connection.transport is not None else None
-        if connection is None:
-            _, connection = await self.loop.create_connection(lambda: Connection(self.idle), "127.0.0.1", self.port)
-        assert connection.transport is not None
-        answer = connection.answer = self.loop.create_future()
-        connection.transport.write(REQUEST)
-        timer = self.loop.call_later(patience, lambda: answer.done() or answer.set_result(-1))
-        status = await answer
-        timer.cancel()
-        if status == -1 and connection.transport is not None:
-            connection.transport.close()
-        elif status:
-            self.idle.append(connection)
-        return status
+    def callers(self) -> Callers:
+        return Callers(self.port, REQUEST)
 
-    async def one(self, due: float, patience: float, start: float) -> None:
-        self.late.append(self.loop.time() - due)
-        try:
-            status = await self.call(patience)
-        except OSError:
-            status = 0
-        self.ended["left" if status == -1 else str(status)] += 1
-        if status == 200:
-            self.seconds[int(self.loop.time() - start)] += 1
+    def cpu(self) -> float:
+        """Seconds of it that the server has used."""
+        fields = os.pread(self.stat, 4096, 0).rpartition(b") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    async def poisson(self, rate: float, patience: Callable[[], float], seconds: float, random: Random) -> None:
-        start = due = self.loop.time()
-        tasks: set[asyncio.Task[None]] = set()
-        while (due := due + random.expovariate(rate)) < start + seconds:
-            if due > self.loop.time():
-                await asyncio.sleep(due - self.loop.time())
-            task = asyncio.ensure_future(self.one(due, patience(), start))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-        await asyncio.gather(*tasks)
+    def measure(self, size: int) -> float:
+        """Capacity, when it is up."""
+        first = self.callers()
+        while not first.answers(1.0):
+            time.sleep(0.1)
+        first.closed(2, 1)
+        first.close()
+        crowd = self.callers()
+        self.capacity = crowd.closed(6 * size, 5)
+        crowd.close()
+        return self.capacity
 
-    async def bursts(self, size: int, patience: Callable[[], float], seconds: float) -> None:
-        start = self.loop.time()
-        tasks: list[asyncio.Task[None]] = []
-        for n in range(int(seconds)):
-            await asyncio.sleep(max(0.0, start + n - self.loop.time()))
-            tasks += [asyncio.ensure_future(self.one(start + n, patience(), start)) for _ in range(size)]
-        await asyncio.gather(*tasks)
-
-    async def closed(self, callers: int, seconds: float) -> float:
-        """Answers each second, after a second of warming up."""
-        start, answers = self.loop.time(), 0
-
-        async def forever() -> None:
-            nonlocal answers
-            while self.loop.time() < start + 1 + seconds:
-                status = await self.call(1e6)
-                answers += status == 200 and start + 1 <= self.loop.time() < start + 1 + seconds
-
-        await asyncio.gather(*(forever() for _ in range(callers)))
-        return answers / seconds
-
-    async def recovery(self) -> float:
-        start = self.loop.time()
-        while await self.call(0.25) != 200:
-            await asyncio.sleep(0.05)
-            assert self.loop.time() < start + 30, "it does not recover"
-        return self.loop.time() - start
+    def row(self, name: str, seconds: int, against: float, load: Callable[[Callers], None]) -> None:
+        callers = self.callers()
+        began, own, server = time.monotonic(), time.process_time(), self.cpu()
+        load(callers)
+        took = time.monotonic() - began
+        busy = f"{(time.process_time() - own) / took:.0%}, {(self.cpu() - server) / took:.0%}"
+        ends = dict(sorted(callers.ended.items()))
+        inside = [callers.seconds[second] for second in range(seconds)]
+        recovery = callers.recovery()
+        callers.close()
+        late = sorted(callers.late)[int(0.99 * len(callers.late))]
+        rate = sum(inside) / seconds
+        print(
+            f"| {name} | {rate:.1f}/s | {rate / against:.1%} | {min(inside) / against:.1%} | {recovery:.2f} s | "
+            f"{late * 1e3:.0f} ms | {busy} | {ends} |",
+            flush=True,
+        )
+        time.sleep(1.0)
 
 
-async def row(port: int, name: str, seconds: float, against: float, load: Callable[[Callers], object]) -> None:
-    callers = Callers(port)
-    await load(callers)  # type: ignore[misc]
-    recovery = await callers.recovery()
-    inside = [callers.seconds[second] for second in range(int(seconds))]
-    late = sorted(callers.late)[int(0.99 * len(callers.late))]
-    share = sum(inside) / seconds / against
-    print(
-        f"| {name} | {sum(inside) / seconds:.1f}/s | {share:.1%} | {min(inside) / against:.1%} | {recovery:.2f} s | "
-        f"{late * 1e3:.0f} ms | {dict(sorted(callers.ended.items()))} |",
-        flush=True,
-    )
-    await asyncio.sleep(1.0)
-
-
-async def rows(port: int, model: str, seconds: float) -> None:
+def rows(served: Served, model: str, seconds: int) -> None:
     cost, size = MODELS[model]
     random = Random(1)
-    await Callers(port).closed(2, 1.0)
-    capacity = await Callers(port).closed(6 * size, 5.0)
+    capacity = served.measure(size)
     print(f"\nmodel {model}: {size / cost:.0f}/s ideal, {capacity:.1f}/s in a saturated closed loop\n")
-    print("| callers | inside | of capacity | worst second | recovery | generator late p99 | ends |")
-    print("|---|---|---|---|---|---|---|")
+    print("| callers | inside | of capacity | worst second | recovery | late | busy: generator, server | ends |")
+    print("|---|---|---|---|---|---|---|---|")
     for patience in (1.0, 0.3, 3.0):
-        for factor in (2, 10) if model == "50x8" else (2,):
+        for factor in (2, 10):
             name = f"{factor}x, {patience:g} s"
             steady = lambda c, f=factor, p=patience: c.poisson(f * capacity, lambda: p, seconds, random)  # noqa: E731
-            await row(port, name, seconds, capacity, steady)
-    size = int(0.625 * capacity)
+            served.row(name, seconds, capacity, steady)
+    many = int(0.625 * capacity)
     for early in (0.0, 0.02):
         leave = lambda early=early: 0.05 * random.random() if random.random() < early else 1.0  # noqa: E731
-        name = f"bursts of {size} each second, 1 s, {early:.0%} leave within 50 ms (share of the calls)"
-        await row(port, name, seconds, size, lambda c, leave=leave: c.bursts(size, leave, seconds))
-    await row(
-        port,
-        "2x, exponential with mean 2 s",
-        seconds,
-        capacity,
-        lambda c: c.poisson(2 * capacity, lambda: random.expovariate(0.5), seconds, random),
-    )
+        name = f"bursts of {many} each second, 1 s, {early:.0%} leave within 50 ms (share of the calls)"
+        served.row(name, seconds, many, lambda c, leave=leave: c.bursts(many, leave, seconds))
+    drawn = lambda c: c.poisson(2 * capacity, lambda: random.expovariate(0.5), seconds, random)  # noqa: E731
+    served.row("2x, exponential with mean 2 s", seconds, capacity, drawn)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--virtual", action="store_true")
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--model", choices=sorted(MODELS), action="append")
     parser.add_argument("--port", type=int, default=8191)
     options = parser.parse_args()
@@ -213,37 +136,17 @@ def main() -> None:
         return
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # the generator on the last core, the server on the first
     for model in options.model or ["50x8"]:
-        here = str(Path(__file__).parent)
-        paths = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
-        command = [sys.executable, "-m", "penstock", "serve", "overload:app", "--port", str(options.port)]
-        environment = {**os.environ, "OVERLOAD_MODEL": model, "PYTHONPATH": paths}
-        server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, preexec_fn=_first_core)
+        served = Served(options.port, model)
         try:
-            asyncio.run(_measure(options.port, model, options.seconds))
+            rows(served, model, options.seconds)
         finally:
-            server.terminate()
-            server.wait(40)
+            served.process.terminate()
+            served.process.wait(40)
 
 
 def _first_core() -> None:
     os.sched_setaffinity(0, {min(range(os.cpu_count() or 1))})
 
 
-async def _measure(port: int, model: str, seconds: float) -> None:
-    for _ in range(100):
-        try:
-            if await Callers(port).call(1.0) == 200:
-                break
-        except OSError:
-            await asyncio.sleep(0.1)
-    await rows(port, model, seconds)
-
-
 if __name__ == "__main__":
-    try:
-        import uvloop
-
-        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    except ImportError:
-        pass
     main()
