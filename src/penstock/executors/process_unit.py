@@ -41,7 +41,7 @@ class Unit:
         if body.batched:
             units: Any = [list(column) for column in zip(*[request.item.args for request in requests], strict=True)]
         else:
-            units = [(request.item.args, dict(request.item.kwargs)) for request in requests]
+            units = [(request.item.args, request.item.kwargs) for request in requests]
             lifted = len(units) == 1 and plain(units[0][0]) and plain(units[0][1].values())
         try:
             self.encoded = child.encode(number, units, lifted)

@@ -11,7 +11,7 @@ from penstock.core.policy.route import Sticky
 from penstock.core.request import BACKOFF, ENDED, RUNNING, Request, Work
 from penstock.core.station import Station
 from penstock.errors import WorkerLost
-from penstock.executors.base import Executor, Place
+from penstock.executors.base import Executor, Inline, Place, Thread
 from penstock.runtime.call import BoundCall
 from penstock.runtime.memory import estimate
 from penstock.runtime.nested import start_nested
@@ -40,6 +40,8 @@ class Binding:
         self.batched = service.batched
         self.streams = service.streams
         self.place = place
+        here = runtime.place is not None or isinstance(place, Inline | Thread)
+        self.near = here and not self.batched  # a body of this process, which may look at its context
         self.executor: Executor | None = None
         self.target: Callable[..., Any] = service.body.target
         self.loaded = not service.body.is_class
