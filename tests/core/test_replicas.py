@@ -11,7 +11,7 @@ from stand import Stand
 
 from penstock.core.commands import Retire, Revoke, Stop
 from penstock.core.policy.batch import Batch
-from penstock.core.policy.scale import Scale, ScaleState
+from penstock.core.policy.scale import Elastic, Scale, ScaleState
 from penstock.core.request import Request, Work
 from penstock.core.station import Station, StationOptions
 from penstock.errors import ConfigError
@@ -204,6 +204,40 @@ def test_it_stays_within_its_bounds_and_never_swings(looks: list[tuple[float, in
             assert now - max(up_at, down_at) >= policy.down_after
             down_at = now
         n = wanted
+
+
+@given(
+    looks=st.lists(st.tuples(st.floats(0.0, 5.0), st.integers(0, 30), st.integers(0, 30)), max_size=100),
+    low=st.integers(1, 4),
+    span=st.integers(0, 20),
+)
+def test_an_elastic_service_has_what_it_needs_and_lets_go_of_what_a_window_did_not_need(
+    looks: list[tuple[float, int, int]], low: int, span: int
+) -> None:
+    policy = Elastic(low, low + span, keep=10.0)
+    state, n, now, went_at = policy.state(), low, 0.0, -1e9
+    needs: list[tuple[float, int]] = []
+    for elapsed, busy, queued in looks:
+        now += elapsed
+        busy = min(busy, n)
+        needs.append((now, busy + queued))
+        wanted = state.wanted(n, busy, 0.1, now, queued)
+        assert low <= wanted <= low + span
+        assert wanted >= min(busy + queued, policy.maximum), "a call waits although there may be one more"
+        if wanted < n:
+            assert now - went_at >= policy.keep
+            assert wanted >= max(need for at, need in needs if at > now - policy.keep)
+            went_at = now
+        n = wanted
+
+
+def test_elastic_ones_go_within_two_windows() -> None:
+    state = Elastic(2, 100, keep=10.0).state()
+    assert state.wanted(2, 2, 0.0, 0.0, 48) == 50
+    n = [50]
+    for now in range(1, 22):
+        n.append(state.wanted(n[-1], 0, 0.0, float(now)))
+    assert n[10] == 50 and n[21] == 2
 
 
 # In virtual time

@@ -141,9 +141,10 @@ def test_what_runs_in_a_retired_replica_ends_and_is_answered(go: Go, tmp_path: P
             lines = frame(now, now, "", 200, 100)
             assert any("drains" in line for line in lines)
             assert next(line for line in lines if line.startswith("model")).split()[2] == "1/1"
-            gate = os.open(tmp_path / "gate", os.O_WRONLY)
-            os.close(gate)
+            gate = os.open(tmp_path / "gate", os.O_RDWR)
+            os.write(gate, b"..")
             await asyncio.gather(*held)
+            os.close(gate)
             stand.check()
             for client in clients:
                 client.close()

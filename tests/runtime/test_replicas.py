@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import psutil
 import pytest
 
 import penstock as ps
+from penstock.core.policy.scale import Elastic
 from penstock.errors import ConfigError
 from penstock.policy import Scale
-from penstock.runtime import replicas
+from penstock.runtime import place, replicas
 
 from . import hogs
 
@@ -231,3 +234,66 @@ def test_the_rule_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
             assert await service(3) == 3
 
     asyncio.run(main())
+
+
+def test_each_stream_of_a_plain_generator_has_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eighty streams, each of which waits for all others, and then none: there are as many threads as are needed."""
+    monkeypatch.setattr(replicas, "_EVERY", 0.001)
+    monkeypatch.setattr(place, "Elastic", partial(Elastic, keep=0.02))
+    together = threading.Barrier(80, timeout=30.0)
+
+    def meet(x: int) -> Iterator[int]:
+        yield x
+        together.wait()
+        yield -x
+
+    service = ps.service(meet)
+
+    async def main() -> None:
+        async with ps.Runtime(service) as runtime:
+            station = runtime.bindings[service].station
+            least = station.servers
+
+            async def read(x: int) -> list[int]:
+                return [item async for item in service(x)]
+
+            assert await asyncio.gather(*(read(x) for x in range(80))) == [[x, -x] for x in range(80)]
+            await settled(runtime, service, least)
+            together.reset()
+            assert await asyncio.gather(*(read(x) for x in range(80))) == [[x, -x] for x in range(80)]
+
+    asyncio.run(main())
+
+
+def test_a_stream_waits_where_no_thread_can_be_begun(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The machine refuses more threads: that is said, and the streams take turns."""
+    begin = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if threads_left():
+            begin(thread)
+        else:
+            raise RuntimeError("can't start new thread")
+
+    left = iter(range(4))
+
+    def threads_left() -> bool:
+        return next(left, None) is not None
+
+    def count(x: int) -> Iterator[int]:
+        yield from range(x)
+
+    service = ps.service(count)
+
+    async def main() -> None:
+        async with ps.Runtime(service, profile="edge") as runtime:
+            assert runtime.bindings[service].station.servers < 4
+            monkeypatch.setattr(threading.Thread, "start", start)
+
+            async def read(x: int) -> list[int]:
+                return [item async for item in service(x)]
+
+            assert await asyncio.gather(*(read(x % 5) for x in range(40))) == [list(range(x % 5)) for x in range(40)]
+
+    asyncio.run(main())
+    assert "could not be scaled" in caplog.text

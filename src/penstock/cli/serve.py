@@ -170,13 +170,17 @@ def report(
         if inline and place == "Process":
             place = "Inline" if service.is_async else "Thread"
         replicas = getattr(o.on, "replicas", None)
-        if replicas is None:
-            replicas = 1 if service.body.is_class or service.batched or place == "Inline" else defaults.threads
-        if isinstance(replicas, Scale):
-            replicas = f"{replicas.minimum} to {replicas.maximum}"
-        facts = [place.lower() if place == "Inline" else f"{place.lower()} x{replicas}"]
+        facts = [place.lower()]
         if isinstance(o.on, Remote):
             facts = [f"remote x{len(o.on.urls)} with {o.on.connections} connections each"]
+        elif isinstance(replicas, Scale):
+            facts = [f"{place.lower()} x{replicas.minimum} to {replicas.maximum}"]
+        elif replicas is not None and place != "Inline":
+            facts = [f"{place.lower()} x{replicas}"]
+        elif place == "Thread" and service.streams and not service.body.is_class:
+            facts = ["a thread for each stream"]
+        elif place == "Thread":
+            facts = [f"thread x{1 if service.body.is_class or service.batched else defaults.threads}"]
         if o.batch is not None:
             facts.append(f"batches of {o.batch.max_size} within {o.batch.max_wait * 1e3:g} ms")
         facts += [str(limit) for limit in o.limit or ()]

@@ -17,7 +17,7 @@ from penstock.core.policy.limit import AIMD, AIMDState, Limit, RateState
 from penstock.core.policy.order import Order, Priority
 from penstock.core.policy.retry import Retry, RetryBudget
 from penstock.core.policy.route import Route
-from penstock.core.policy.scale import Scale, ScaleState
+from penstock.core.policy.scale import Elastic, Scale
 from penstock.core.pool import Amount, Need, PoolState
 from penstock.core.replica import Replica
 from penstock.core.request import Request, Work
@@ -37,7 +37,7 @@ class StationOptions:
     batch: Batch | None = None
     retry: Retry | None = None
     needs: tuple[tuple[PoolState, Amount], ...] = ()
-    scale: Scale | None = None
+    scale: Scale | Elastic | None = None
     safe: bool = False
     streams: bool = False
     stage: bool = False  # the executor can hold one full batch ready behind the running one
@@ -85,7 +85,8 @@ class Station:
         self.adaptive = tuple(state for state in self.limits if isinstance(state, AIMDState))  # and these of ends
         self.replicas = [Replica(index) for index in range(options.replicas or 0)]
         self.servers = len(self.replicas)  # without those that leave
-        self.scaling = ScaleState(options.scale) if options.scale is not None else None
+        self.scaling = options.scale.state() if options.scale is not None else None
+        self.elastic = isinstance(options.scale, Elastic)  # a call that waits for a replica gets one
         self.router = router_of(options)
         self.slots = 1 if self.router is None else self.router.slots  # of one host, which come and go together
         # Replicas that are up and idle; the last one is the warmest.
@@ -172,11 +173,12 @@ class Station:
         What waits for a limit or a pool while a replica is idle asks for no other.
         """
         assert self.scaling is not None
-        delay = 0.0
+        delay, queued = 0.0, 0
         if self.waiting and not self.free:
+            queued = len(self.waiting)
             delay = now - next(iter(self.waiting)).queued - (self.batch.max_wait if self.batch is not None else 0.0)
         busy = sum([replica.work is not None and not replica.leaving for replica in self.replicas])
-        return self.scaling.wanted(self.servers // self.slots, busy / self.slots, delay, now)
+        return self.scaling.wanted(self.servers // self.slots, busy / self.slots, delay, now, queued)
 
     def sampled(self) -> bool:
         """Of a body on the loop every start is timed at first, then one in eight: no slot is planned with it."""
@@ -217,6 +219,8 @@ class Station:
 
     def roomy(self, request: Request, now: float) -> bool:
         """Whether even behind all that waits, and two more rounds, this request would be in time; cheap to ask."""
+        if self.elastic and len(self.waiting) + self.servers < self.scaling.policy.maximum:  # type: ignore[union-attr]
+            return True
         servers = self.servers if self.replicas else self.in_flight
         if servers == 0 or self.rates or (self.patience is not None and self.patience.hurried(request.tenant)):
             return False  # that takes a closer look

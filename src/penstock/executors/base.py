@@ -36,9 +36,9 @@ class Inline:
 class Thread:
     """Run in threads of this process, never on the loop; the default for plain functions and classes.
 
-    `replicas` threads: for a function as many calls run at once (default: from the machine's cores), for a class each
-    thread has its own instance (default 1). `penstock.policy.Scale(1, 8)` lets their number follow
-    the queue, here as in other places.
+    `replicas` threads: for a function as many calls run at once (default: from the machine's cores, but a generator function
+    has a thread for each of its streams, up to 1000), for a class each thread has its own instance (default 1).
+    `penstock.policy.Scale(1, 8)` lets their number follow the queue, here as in other places.
     """
 
     replicas: int | Scale | None = None

@@ -24,6 +24,7 @@ LONGEST_WINDOW = 10.0
 PROBE_EVERY = 0.25
 PROBE_SLEEP = 0.0002
 ENOUGH_PROBES = 4
+MOST = 64  # threads: more mostly wait, and each costs a reading
 
 
 class Reading(NamedTuple):
@@ -96,7 +97,7 @@ class GilWatch:
         self._base = Reading(0.0, 0.0, 0, 0)
         self._crowd = self._samples = 0
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._silent = cores < 2 or len(self._meters) < 2
+        self._silent = cores < 2 or not 2 <= len(self._meters) <= MOST
         if self._silent:
             for meter in self._meters:
                 meter.mute()

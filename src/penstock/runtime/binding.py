@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.core.policy.admit import Latest
 from penstock.core.policy.route import Sticky
-from penstock.core.request import BACKOFF, ENDED, RUNNING, Request, Work
+from penstock.core.request import BACKOFF, ENDED, QUEUED, RUNNING, Request, Work
 from penstock.core.station import Station
 from penstock.errors import WorkerLost
 from penstock.executors.base import Executor, Inline, Place, Thread
@@ -121,6 +121,8 @@ class Binding:
         commands = self.scheduler.submit(self.station, request, now)
         if commands:
             runtime.apply(commands)
+        if self.station.elastic and request.state == QUEUED and not self.station.free:
+            runtime.replicas.more(self)
         if self.scheduler.wake_at < runtime.armed:
             runtime.arm()
 

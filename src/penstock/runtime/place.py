@@ -9,7 +9,7 @@ from penstock.core.policy.admit import Queue
 from penstock.core.policy.limit import AIMD
 from penstock.core.policy.order import FairShare, Order, Priority
 from penstock.core.policy.retry import Retry
-from penstock.core.policy.scale import Scale
+from penstock.core.policy.scale import Elastic, Scale
 from penstock.core.station import StationOptions
 from penstock.errors import ConfigError, Refused, ServiceError
 from penstock.executors.base import Executor, Inline, Place, Process, Thread, fewest
@@ -38,6 +38,11 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
         replicas = fewest(place.replicas or (1 if body.is_class or body.batched else defaults.threads))
     else:
         replicas = fewest(place.replicas)
+    scale: Scale | Elastic | None = None
+    if isinstance(place.replicas, Scale) and replicas is not None:
+        scale = place.replicas
+    elif body.streams and replicas and place == Thread() and not body.is_class and runtime.place is None:
+        scale = Elastic(minimum=replicas)  # a stream mostly waits, so there is a thread for each
     hosts: tuple[str, ...] = ()
     if isinstance(place, Remote):
         hosts = tuple(place.urls)
@@ -58,7 +63,7 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
             batch=options.batch,
             retry=_ELSEWHERE if options.retry is None and options.safe and isinstance(place, Remote) else options.retry,
             needs=needs,
-            scale=place.replicas if isinstance(place.replicas, Scale) and replicas is not None else None,
+            scale=scale,
             safe=bool(options.safe),
             streams=body.streams or body.steps,
             stage=body.batched and not isinstance(place, Inline | Remote),

@@ -44,10 +44,11 @@ class Replicas:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self._locks: dict[Binding, asyncio.Lock] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._changes: dict[Binding, str] = {}
         self._failures: dict[Binding, str] = {}
         self._spare: set[Binding] = set()  # of these a roll has a new replica beside the old one
+        self._growing: set[Binding] = set()
         self._away: dict[tuple[Station, int], asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -191,13 +192,29 @@ class Replicas:
                 self._spawn(self._follow(binding, count))
         self.start()
 
-    async def _follow(self, binding: Binding, count: int) -> None:
+    def more(self, binding: Binding) -> None:
+        """A call waits for a replica, of which there may be as many as calls: soon there are."""
+        if binding.executor is not None and not self._lock(binding).locked() and binding not in self._growing:
+            self._growing.add(binding)
+            self._spawn(self._grow_at_once(binding))
+
+    async def _grow_at_once(self, binding: Binding) -> None:
+        try:
+            while (count := binding.station.wanted(self.runtime.clock())) > binding.station.servers:
+                if not await self._follow(binding, count):
+                    break
+        finally:
+            self._growing.discard(binding)
+
+    async def _follow(self, binding: Binding, count: int) -> bool:
         try:
             await self.scale(binding, count)
         except Exception as error:
             logger.warning("%s could not be scaled to %d replicas: %r", binding.name, count, error)
+            return False
+        return True
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = self.runtime.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

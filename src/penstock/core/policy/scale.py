@@ -33,6 +33,48 @@ class Scale:
         if self.delay < 0 or not self.up_after > 0 or not self.down_after >= self.up_after or not 0 < self.busy < 1:
             raise ConfigError("Scale: delay >= 0, 0 < up_after <= down_after, busy in (0, 1)")
 
+    def state(self) -> ScaleState:
+        return ScaleState(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Elastic:
+    """A replica for each call, where one costs little: at once as many as run or wait, between `minimum` and `maximum`.
+
+    What more than `keep` seconds have not needed goes: at the end of each such window there are as many as it needed at its
+    most.
+    """
+
+    minimum: int = 1
+    maximum: int = 1000
+    keep: float = 10.0
+
+    def state(self) -> ElasticState:
+        return ElasticState(self)
+
+
+class ElasticState:
+    """The window of one service."""
+
+    __slots__ = ("most", "policy", "since")
+
+    def __init__(self, policy: Elastic) -> None:
+        self.policy = policy
+        self.since = -math.inf
+        self.most = 0
+
+    def wanted(self, replicas: int, busy: float, delay: float, now: float, queued: int = 0) -> int:
+        """How many replicas there should be. Asked when a call queues, and a few times a second."""
+        policy, needed = self.policy, math.ceil(busy) + queued
+        self.most = max(self.most, needed)
+        if needed > replicas:
+            return min(policy.maximum, needed)
+        if now - self.since < policy.keep:
+            return replicas
+        first, most = self.since == -math.inf, self.most
+        self.since, self.most = now, needed
+        return replicas if first else max(policy.minimum, min(replicas, most))
+
 
 class ScaleState:
     """The windows of one service."""
@@ -45,10 +87,10 @@ class ScaleState:
         self.waited_since = math.inf
         self.area = 0.0  # replica-seconds of work since `since`
 
-    def wanted(self, replicas: int, busy: float, delay: float, now: float) -> int:
+    def wanted(self, replicas: int, busy: float, delay: float, now: float, queued: int = 0) -> int:
         """How many replicas there should be. Asked a few times a second.
 
-        `busy` of them run something now; the oldest queued call has waited for `delay` seconds for nothing but a replica.
+        `busy` of them run something now; `queued` calls wait for nothing but a replica, the oldest for `delay` seconds.
         """
         policy = self.policy
         if self.since == -math.inf:
