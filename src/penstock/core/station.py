@@ -86,7 +86,7 @@ class Station:
         self.replicas = [Replica(index) for index in range(options.replicas or 0)]
         self.servers = len(self.replicas)  # without those that leave
         self.scaling = options.scale.state() if options.scale is not None else None
-        self.elastic = isinstance(options.scale, Elastic)  # a call that waits for a replica gets one
+        self.elastic = options.scale.maximum if isinstance(options.scale, Elastic) else 0  # so many, one a call that waits
         self.router = router_of(options)
         self.slots = 1 if self.router is None else self.router.slots  # of one host, which come and go together
         # Replicas that are up and idle; the last one is the warmest.
@@ -173,9 +173,8 @@ class Station:
         What waits for a limit or a pool while a replica is idle asks for no other.
         """
         assert self.scaling is not None
-        delay, queued = 0.0, 0
-        if self.waiting and not self.free:
-            queued = len(self.waiting)
+        delay, queued = 0.0, 0 if self.free else len(self.waiting)
+        if queued:
             delay = now - next(iter(self.waiting)).queued - (self.batch.max_wait if self.batch is not None else 0.0)
         busy = sum([replica.work is not None and not replica.leaving for replica in self.replicas])
         return self.scaling.wanted(self.servers // self.slots, busy / self.slots, delay, now, queued)
@@ -219,7 +218,7 @@ class Station:
 
     def roomy(self, request: Request, now: float) -> bool:
         """Whether even behind all that waits, and two more rounds, this request would be in time; cheap to ask."""
-        if self.elastic and len(self.waiting) + self.servers < self.scaling.policy.maximum:  # type: ignore[union-attr]
+        if len(self.waiting) + self.servers < self.elastic:
             return True
         servers = self.servers if self.replicas else self.in_flight
         if servers == 0 or self.rates or (self.patience is not None and self.patience.hurried(request.tenant)):
