@@ -8,12 +8,15 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import penstock as ps
 from penstock.executors import gil
+from penstock.runtime import watch as watching
+from penstock.runtime.watch import Watch
 
 HERE = os.path.basename(__file__)
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -191,6 +194,43 @@ def test_threads_that_the_gil_serialises_are_advised(reports: Reports, judged: l
 def test_threads_that_release_the_gil_are_not(service: Any, reports: Reports, judged: list[Window]) -> None:
     keep_busy(service, lambda: len(judged) >= 5)
     assert not reports.of("GIL")
+
+
+@pytest.mark.parametrize(("used", "advised"), [(0.1, True), (1.9, False)], ids=["waiting", "computing"])
+@pytest.mark.parametrize("on", [None, ps.Thread(2)], ids=["default", "chosen"])
+def test_a_queue_before_threads_that_only_wait(
+    reports: Reports, monkeypatch: pytest.MonkeyPatch, used: float, advised: bool, on: ps.Thread | None
+) -> None:
+    """Said once, after some seconds, where nobody has chosen the number and the process has little to do."""
+    go = threading.Event()
+
+    def asks(x: int) -> int:
+        go.wait(30)
+        return x
+
+    service = ps.service(asks, on=on)
+    times = [0.0, 0.0]
+
+    async def main() -> None:
+        async with ps.Runtime(service, profile="edge", watch=False) as runtime:
+            watch = Watch(runtime)
+            watch.know(service)
+            clock = SimpleNamespace(monotonic=lambda: times[0], process_time=lambda: times[1])
+            monkeypatch.setattr(watching, "time", clock)
+            calls = [service(n).start() for n in range(20)]
+            for _ in range(4):
+                watch._advise()
+                assert not reports.of("only wait") or times[0] >= 3.0
+                times[0] += 2.0
+                times[1] += used
+            go.set()
+            assert await asyncio.gather(*calls) == list(range(20))
+
+    asyncio.run(main())
+    lines = reports.of("only wait")
+    assert len(lines) == (advised and on is None)
+    if lines:
+        assert f"'asks' at {__file__}" in lines[0] and "on=penstock.Thread(" in lines[0]
 
 
 def test_the_advice_names_service_place_and_remedy_once(reports: Reports, monkeypatch: pytest.MonkeyPatch) -> None:

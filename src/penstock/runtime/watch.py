@@ -2,7 +2,7 @@
 
 Every call suffers while one body blocks the loop, so a block of more than 50 ms is reported once for each place, with
 the service, the file and line, and what to do; all are counted. It also passes on the advice of thread executors
-whose threads the GIL serialises.
+whose threads the GIL serialises, and says where calls queue for threads that only wait themselves.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from penstock.declare import call_of
+from penstock.executors.base import Thread
 
 if TYPE_CHECKING:
+    from penstock.runtime.binding import Binding
     from penstock.runtime.driver import Runtime
     from penstock.service import Service
 
 BLOCKED = 0.05  # seconds
 _BEAT = 0.025
 _IDLE_BEAT = 0.5
+_STANDS = 3.0  # seconds that all threads of a service wait while calls queue for them
+_IDLE_CORE = 0.2  # cores that this process uses meanwhile, at the most
 # Where the loop's thread is when it runs nothing: asyncio waits in its selector, uvloop below the runner.
 _IDLE = ("/selectors.py", "/asyncio/runners.py", "/asyncio/base_events.py")
 
@@ -39,6 +43,7 @@ class Watch:
         self.places: set[tuple[str, int]] = set()
         self._codes: dict[CodeType, str] = {}
         self._sources: dict[str, str] = {}
+        self._full: dict[Binding, tuple[float, float]] = {}  # since when, and what of the processor was used until then
         self._stop = threading.Event()
         self._beat = threading.Event()
         self._loop_thread = 0
@@ -114,6 +119,7 @@ class Watch:
 
     def _advise(self) -> None:
         for binding in list(self.runtime.bindings.values()):
+            self._advise_threads(binding)
             bound = getattr(binding.executor, "gil_bound", None)
             if bound is not None and ("gil", id(binding)) not in self.places and bound():
                 self.places.add(("gil", id(binding)))
@@ -126,6 +132,29 @@ class Watch:
                     replicas,
                     replicas,
                 )
+
+    def _advise_threads(self, binding: Binding) -> None:
+        """Of a function whose threads are as many as the machine's table says: whether there might be more."""
+        station, full, now = binding.station, self._full, (time.monotonic(), time.process_time())
+        default = binding.place == Thread() and station.groups and not binding.service.body.is_class
+        if not default or station.free or not station.waiting or ("threads", id(binding)) in self.places:
+            full.pop(binding, None)
+            return
+        at, used = full.setdefault(binding, now)
+        if now[0] - at < _STANDS:
+            return
+        del full[binding]
+        if now[1] - used <= _IDLE_CORE * (now[0] - at):
+            self.places.add(("threads", id(binding)))
+            logger.warning(
+                "service %r%s: its %d threads (one for each core) only wait, and %d calls wait for them; if what they wait "
+                "for serves more at once, say how many: on=penstock.Thread(%d)",
+                binding.name,
+                self._sources.get(binding.name, ""),
+                station.servers,
+                len(station.waiting),
+                8 * station.servers,
+            )
 
 
 def _machinery(filename: str) -> bool:
