@@ -147,8 +147,8 @@ class Watch:
         if now[1] - used <= _IDLE_CORE * (now[0] - at):
             self.places.add(("threads", id(binding)))
             logger.warning(
-                "service %r%s: its %d threads (one for each core) only wait, and %d calls wait for them; if what they wait "
-                "for serves more at once, say how many: on=penstock.Thread(%d)",
+                "service %r%s: its %d threads (the default of this machine) only wait, and %d calls wait for them; if what "
+                "they wait for serves more at once, say how many: on=penstock.Thread(%d)",
                 binding.name,
                 self._sources.get(binding.name, ""),
                 station.servers,
