@@ -13,11 +13,12 @@ from __future__ import annotations
 class ServiceTime:
     """The fitted duration of one start on one replica. Costs in the unit of the batch's cost function."""
 
-    __slots__ = ("a", "b", "decay", "peak", "samples", "sw", "swx", "swxx", "swxy", "swy")
+    __slots__ = ("a", "b", "decay", "known", "peak", "samples", "sw", "swx", "swxx", "swxy", "swy")
 
     def __init__(self, decay: float = 0.98) -> None:
         self.decay = decay
         self.samples = 0
+        self.known = False  # enough was seen to refuse anyone on a prediction
         self.sw = self.swx = self.swy = self.swxx = self.swxy = 0.0
         self.a = self.b = 0.0
         self.peak = 0.0  # the longest body of late, for each unit of cost
@@ -26,6 +27,7 @@ class ServiceTime:
         """A start took `seconds`, of which the body ran `inside`; None where the hand-off is not told apart."""
         d = self.decay
         self.samples += 1
+        self.known = self.samples >= 3
         each = seconds if inside is None else inside
         if cost > 0:
             each /= cost
@@ -47,11 +49,6 @@ class ServiceTime:
         elif a < 0:
             a, b = 0.0, self.swxy / self.swxx
         self.a, self.b = a, b
-
-    @property
-    def known(self) -> bool:
-        """Enough was seen to refuse anyone on a prediction."""
-        return self.samples >= 3
 
     def seconds(self, cost: float) -> float:
         """Predicted seconds of a start of this cost; 0 while nothing is known."""
