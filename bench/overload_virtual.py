@@ -42,6 +42,13 @@ MODELS: dict[str, tuple[Callable[[], StationOptions], Callable[[Random], float],
     "16 slots, heavy tail": (lambda: StationOptions("model", replicas=16), heavy(0.1, 1.0), 160.0),
 }
 
+SLOW: dict[
+    str, tuple[Callable[[], StationOptions], Callable[[Random], float], float]
+] = {  # where one start for nobody keeps everybody waiting; for the tenant that hangs up alone
+    "one slot of 100 ms": (lambda: StationOptions("model", replicas=1), lambda _: 0.1, 10.0),
+    "four slots of 100 ms": (lambda: StationOptions("model", replicas=4), lambda _: 0.1, 40.0),
+}
+
 
 def constant(seconds: float) -> Callable[[Crowd], Draw]:
     return lambda crowd: lambda: seconds
@@ -81,7 +88,7 @@ LOADS = (1.2, 2.0, 10.0)
 
 
 def crowd_of(model: str, plain: bool = False, seed: int = 1) -> Crowd:
-    options, seconds, _ = MODELS[model]
+    options, seconds, _ = (MODELS | SLOW)[model]
     random = Random(seed + 1)
     crowd = Crowd(options(), lambda work: seconds(random), seed)
     return two_rounds(crowd) if plain else crowd
@@ -133,12 +140,13 @@ def bursts(case: tuple[str, float, float, float]) -> tuple[float, int]:
     return (crowd.answers[""] - answers) / (crowd.offered[""] - offered), crowd.refused[""] - refused
 
 
-def hang_ups(case: tuple[str, float, int]) -> int:
-    """What a tenant of patient callers is answered beside one that sends `times` as much and hangs up after 10 ms."""
-    model, load, times = case
-    crowd, capacity = crowd_of(model), MODELS[model][2]
-    seconds = 20.0 if capacity < 1000 else 8.0
-    crowd.poisson(load * capacity, lambda: 1.0, 0.0, seconds, "patient")
+def hang_ups(case: tuple[str, str, float, int]) -> int:
+    """What a tenant's callers are answered beside one that sends `times` as much and hangs up after 10 ms."""
+    model, patience, load, times = case
+    crowd, capacity, alike = crowd_of(model), (MODELS | SLOW)[model][2], Random(2)
+    seconds = 300.0 if capacity < 100 else 40.0 if capacity < 1000 else 8.0
+    draw = (lambda: 1.0) if patience == "1 s" else lambda: alike.expovariate(0.5)
+    crowd.poisson(load * capacity, draw, 0.0, seconds, "patient")
     if times:
         crowd.poisson(times * load * capacity, lambda: 0.01, 0.0, seconds, "hangs up")
     crowd.drive.run(seconds + 15.0)
@@ -172,11 +180,11 @@ def main() -> None:
             print(
                 f"| {model} | {patience_s:g} s | {early:.0%} | {before or 'nothing'} | {answered:.1%} | {refused} |", flush=True
             )
-        table(("a tenant that hangs up", "others' load", "as much", "ten times as much"))
-        trios = [(m, load, times) for m in MODELS for load in (0.8, 1.2, 2.0) for times in (0, 1, 10)]
+        table(("a tenant that hangs up", "others' patience", "others' load", "as much", "ten times as much"))
+        trios = list(product((*MODELS, *SLOW), ("1 s", "exponential, mean 2 s"), (0.8, 1.2, 2.0), (0, 1, 10)))
         answers = pool.imap(hang_ups, trios)
-        for (model, load, _), alone, same, ten in zip(trios[::3], answers, answers, answers, strict=False):
-            print(f"| {model} | {load:g}x | {same / alone - 1:+.1%} | {ten / alone - 1:+.1%} |", flush=True)
+        for (model, patience, load, _), alone, same, ten in zip(trios[::3], answers, answers, answers, strict=False):
+            print(f"| {model} | {patience} | {load:g}x | {same / alone - 1:+.1%} | {ten / alone - 1:+.1%} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from random import Random
 import pytest
 from stand import Stand
 
+from penstock.core.hangups import HangUps
 from penstock.core.patience import Patience, PatienceBook, Sample
 from penstock.errors import Overloaded
 
@@ -124,7 +125,7 @@ def test_time_alone_unlearns() -> None:
 
 
 def test_tenants_do_not_teach_each_other_and_the_book_is_bounded() -> None:
-    book = PatienceBook()
+    book = PatienceBook(HangUps(lambda: 0.0))
     for _ in range(100):
         book.exit("quitter", 0.01, True, -1.0)
     assert book.seconds("quitter", 10.0, nobody) < 0.02

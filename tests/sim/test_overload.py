@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 
 import pytest
 
@@ -135,13 +136,53 @@ def test_callers_of_two_patiences(named: bool) -> None:
 @pytest.mark.parametrize("times", [1, 10])
 @pytest.mark.parametrize("load", [0.8, 1.2, 2.0])
 @pytest.mark.parametrize("station", STATIONS)
-def test_a_tenant_that_always_hangs_up_costs_the_others_little(station: str, load: float, times: int) -> None:
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_tenant_that_always_hangs_up_costs_the_others_little(station: str, load: float, times: int, drawn: bool) -> None:
     def goodput(with_it: bool) -> int:
-        crowd = crowd_of(station, seed=3)
-        crowd.poisson(load * CAPACITY, lambda: 1.0, WARM, WARM + 8.0, "patient")
+        crowd, random = crowd_of(station, seed=3), Random(4)
+        seconds = 20.0 if drawn else 8.0
+        patience = (lambda: random.expovariate(0.5)) if drawn else (lambda: 1.0)
+        crowd.poisson(load * CAPACITY, patience, WARM, WARM + seconds, "patient")
         if with_it:
-            crowd.poisson(times * load * CAPACITY, lambda: 0.01, WARM, WARM + 8.0, "hangs up")
+            crowd.poisson(times * load * CAPACITY, lambda: 0.01, WARM, WARM + seconds, "hangs up")
         crowd.drive.run()
         return crowd.answers["patient"]
 
     assert goodput(True) >= 0.98 * goodput(False)
+
+
+@pytest.mark.parametrize("load", [0.5, 1.2, 2.0])
+def test_nor_does_it_where_one_start_is_all_there_is(load: float) -> None:
+    """One replica of 100 ms: each start for nobody keeps everybody else waiting for all of it."""
+
+    def goodput(with_it: bool) -> int:
+        crowd, random = Crowd(StationOptions("m", replicas=1), lambda work: 0.1, seed=3), Random(4)
+        crowd.poisson(load * 10, lambda: random.expovariate(0.5), 0.0, 300.0, "patient")
+        if with_it:
+            crowd.poisson(10 * load * 10, lambda: 0.01, 0.0, 300.0, "hangs up")
+        crowd.drive.run()
+        return crowd.answers["patient"]
+
+    assert goodput(True) >= 0.98 * goodput(False)
+
+
+@pytest.mark.parametrize("load", [0.8, 2.0])
+@pytest.mark.parametrize("station", STATIONS)
+def test_a_tenant_that_hung_up_and_now_stays_has_its_share_within_seconds(station: str, load: float) -> None:
+    """Also where others leave no time to spare: it is tried nevertheless."""
+    crowd, change = crowd_of(station, seed=3), WARM + 10.0
+    crowd.poisson(load * CAPACITY, lambda: 1.0, WARM, change + 9.0, "patient")
+    crowd.poisson(0.5 * CAPACITY, lambda: 0.01 if crowd.drive.now < change else 3.0, WARM, change + 9.0, "hangs up")
+    crowd.drive.run(change + 4.0)
+    before = crowd.answers["hangs up"]
+    crowd.drive.run(change + 9.0)
+    assert crowd.answers["hangs up"] - before >= 0.45 * 5.0 * CAPACITY
+
+
+@pytest.mark.parametrize("tenant", ["", "alone"])
+def test_where_nobody_else_waits_a_tenant_is_not_refused_for_hanging_up(tenant: str) -> None:
+    crowd = crowd_of("16 slots of 100 ms")
+    crowd.poisson(0.5 * CAPACITY, lambda: 0.01, WARM, WARM + 10.0, tenant)
+    crowd.poisson(0.05 * CAPACITY, lambda: 1.0, WARM, WARM + 10.0, tenant)
+    crowd.drive.run()
+    assert crowd.answers[tenant] >= 0.9 * 0.05 * CAPACITY * 10

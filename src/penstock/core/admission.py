@@ -46,6 +46,21 @@ def never(station: Station, request: Request, now: float) -> PenstockError | Non
     return None
 
 
+def hopeless(station: Station, request: Request, now: float) -> PenstockError | None:
+    """Why this tenant's calls are not taken while others wait, or None. Asked only where some tenant always hangs up."""
+    if not request.root:
+        return None
+    waits = bool(station.waiting) or (station.ready_at(now) > now if station.direct else not station.free)
+    again = station.hangups.refuses(request, now, max(1, station.servers or station.in_flight), waits)
+    if not again:
+        return None
+    return Overloaded(
+        f"{station.name}: callers of tenant {request.tenant!r} have all left before an answer could be ready "
+        f"({station.round_seconds():.3f} s), and others wait",
+        retry_after=again,
+    )
+
+
 def overfull(station: Station, request: Request) -> PenstockError | None:
     """Why this request does not fit into the queue, or None."""
     bound = station.options.queue
@@ -84,7 +99,7 @@ def refuse(station: Station, request: Request, now: float) -> PenstockError | No
     longest = station.options.start_timeout if bound.max_wait is None else bound.max_wait
     if wait > longest:
         return Overloaded(f"{station.name}: would wait {wait:.3f} s, the limit is {longest:g} s", retry_after=wait - longest)
-    if queued + 1 <= 2 * station.round_size():
+    if queued + 1 <= 2 * station.round_size() or station.hangups.tries(request):
         return None
     patience = station.patience_of(request.tenant, now)
     if wait + 2 * seconds > patience:
@@ -103,7 +118,7 @@ def doomed(station: Station, request: Request, now: float, seconds: float) -> Pe
             f"{station.name}: waited {now - request.submitted:.3f} s and would finish "
             f"{now + seconds - request.deadline:.3f} s too late"
         )
-    if request.root and station.patience is not None and station.patience.leaving:
+    if request.root and station.patience is not None and station.patience.leaving and not station.hangups.tries(request):
         patience = station.patience_of(request.tenant, now)
         if now - request.submitted + seconds > patience:
             return Overloaded(

@@ -22,6 +22,8 @@ from bisect import bisect
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
+from penstock.core.hangups import HangUps
+
 _FIRST = 1e-3  # seconds: exits before this age say nothing about waiting
 _GROWTH = math.log(1.05)  # resolution of ages: 5 %
 _BINS = 283  # up to about 1000 s
@@ -175,16 +177,25 @@ class Patience:
 class PatienceBook:
     """The patience of a service's tenants; those seen least recently are forgotten first."""
 
-    __slots__ = ("leaving", "tenants")
+    __slots__ = ("hangups", "leaving", "tenants")
 
-    def __init__(self) -> None:
+    def __init__(self, hangups: HangUps) -> None:
+        self.hangups = hangups
         self.tenants: dict[str, Patience] = {}
         self.leaving = False  # somebody has left
 
     def exit(self, tenant: str, age: float, left: bool, now: float, dropped: bool = False) -> None:
+        hangups, patience = self.hangups, self.tenants.get(tenant)
+        if left:
+            hangups.left(tenant, age)
+        elif patience is not None:
+            if dropped:
+                hangups.refused(tenant, patience.cached)
+            elif hangups.runs and hangups.answered(tenant, age, patience.cached):
+                patience = None
+                self.forget(tenant)
         if age < _FIRST:
             return
-        patience = self.tenants.get(tenant)
         if patience is None:
             if len(self.tenants) >= _TENANTS:
                 del self.tenants[next(iter(self.tenants))]

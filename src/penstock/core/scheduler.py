@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 from random import Random
 
 from penstock.core import replicas, timeouts
-from penstock.core.admission import never, overfull, refuse
+from penstock.core.admission import hopeless, never, overfull, refuse
 from penstock.core.commands import Command, End, Revoke, Stop
 from penstock.core.dispatch import dispatch, give, settle, start, take, vacate, wake
 from penstock.core.lease import barred, fits, learn, left, rivals, starved
@@ -104,6 +104,8 @@ class Scheduler:
         error = never(station, request, now)
         if error is None and request.held and station.nodes:
             error = self._circle(station, request)
+        if error is None and station.hangups.tenants:
+            error = hopeless(station, request, now)
         if error is not None:
             self.end(request, "expired" if isinstance(error, DeadlineExceeded) else "refused", now, error)
             return self._flush(now)

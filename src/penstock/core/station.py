@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from penstock.core.estimate import ServiceTime
+from penstock.core.hangups import HangUps
 from penstock.core.patience import PatienceBook, Sample
 from penstock.core.policy.admit import Queue as QueueBound
 from penstock.core.policy.batch import Batch, Pricing
@@ -110,7 +111,8 @@ class Station:
         self.owner: Any = None  # opaque: the driver's own record
         self.time = ServiceTime()
         self.pricing = Pricing(self.batch.cost if self.batch else None)
-        self.patience = PatienceBook() if options.queue.patience else None
+        self.hangups = HangUps(self.round_seconds)
+        self.patience = PatienceBook(self.hangups) if options.queue.patience else None
         self.max_wait = options.start_timeout if options.queue.max_wait is None else options.queue.max_wait
         self.turned_away: tuple[str, float] | None = None  # who was refused for want of patience, and when its turn was
         self.full_items = float(self.batch.max_size if self.batch else 1)
@@ -233,10 +235,8 @@ class Station:
         return self.patience.seconds(tenant, now, lambda: self._ages(tenant, now))
 
     def regret(self, now: float) -> None:
-        """Nothing is left to do. If this is when one who was refused for want of patience would have been served, it
-
-        is learned anew: that refusal served nobody, and learning costs nothing while there is time to spare.
-        """
+        """Nothing is left to do. If one was refused whose turn would be yet to come, that served nobody, and there is
+        time to spare: its tenant's patience is learned anew."""
         if self.turned_away is not None and self.patience is not None:
             tenant, turn = self.turned_away
             self.turned_away = None
