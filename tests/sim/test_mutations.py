@@ -18,6 +18,7 @@ from penstock.core.policy import batch, limit, retry
 from penstock.executors import inline, slots
 from penstock.executors.child import stepper
 from penstock.runtime import binding, call, compose, driver, stream
+from penstock.runtime.replicas import Replicas
 from penstock.sim.runtime_storm import RuntimeStorm
 from penstock.sim.storm import Storm
 
@@ -134,12 +135,39 @@ RUNTIME_MUTATIONS = {
     "a slot that is not emptied": (stepper.Stepper, "_end", "self.drops.append(slot)", "pass"),
     "a slot that is given away while it is stepped": (stepper.Stepper, "_end", "self.stepping.pop(slot, None)", "pass"),
     "a request that nobody wants and that goes on": (stepper.Stepper, "leave", "self._end", "_ = lambda *_: None; _"),
+    "a slot that does not pause": (stepper.Stepper, "_full", "self.stepping.pop(slot, None)", "pass"),
     "a slot that stays paused": (stepper.Stepper, "acknowledge", "self.stepping[slot] = 1", "pass"),
     "an end that is not told": (stepper.Stepper, "_end", "self.ends.append((seat.key, result))", "pass"),
     "items that are told twice": (stepper.Stepper, "take", "self.items, self.ends = [], []", "self.ends = []"),
     "a start beyond what is left of it": (stepper.Stepper, "plan", "min(seat.left, room)", "room"),
     "starts beyond the budget of a step": (stepper.Stepper, "plan", "room -= units", "pass"),
     "a failed step that ends only one": (stepper.Stepper, "fail", "for slot in plan:", "for slot in list(plan)[:1]:"),
+    "a model that is put away without its stop": (
+        slots.SlotsExecutor,
+        "shrink",
+        'engine.tell(("stop", 0, None, None))\n    await asyncio.shield(engine.ended)',
+        "pass",
+    ),
+    "a model that nobody waits for when it is put away": (
+        slots.SlotsExecutor,
+        "shrink",
+        "await asyncio.shield(engine.ended)",
+        "pass",
+    ),
+    "a slot's number for a model's when it is put away": (Replicas, "_put_away", "index // station.slots", "index"),
+    "a retired replica that its executor keeps": (
+        Replicas,
+        "_put_away",
+        "await executor.shrink(index // station.slots)",
+        "pass",
+    ),
+    "a place that is not free again": (Replicas, "_gone", "self.runtime.scheduler.replica_gone(station, index)", "pass"),
+    "a replica that did not load and is counted": (Replicas, "_grow", "self._retire(binding, index)", "pass"),
+    "more replicas than were asked for": (Replicas, "scale", "range(missing)", "range(missing + 1)"),
+    "replicas that are too many and stay": (Replicas, "scale", "self._retire(binding, index)", "pass"),
+    "a roll that keeps the old ones": (Replicas, "roll", "self._retire(binding, index)", "pass"),
+    "a roll that does not wait for the old one to go": (Replicas, "roll", "await asyncio.shield(away)", "pass"),
+    "two changes at once": (Replicas, "_lock", "self._locks.setdefault(binding, asyncio.Lock())", "asyncio.Lock()"),
     "a join that leaves the others running": (
         compose,
         "join",
