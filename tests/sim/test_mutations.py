@@ -13,7 +13,20 @@ from typing import Any
 
 import pytest
 
-from penstock.core import admission, dispatch, estimate, lease, pool, queues, replicas, router, scheduler, station, timeouts
+from penstock.core import (
+    admission,
+    dispatch,
+    estimate,
+    lease,
+    pool,
+    queues,
+    replicas,
+    retries,
+    router,
+    scheduler,
+    station,
+    timeouts,
+)
 from penstock.core.policy import batch, limit, retry
 from penstock.executors import inline, slots
 from penstock.executors.child import stepper
@@ -75,7 +88,7 @@ MUTATIONS = {
     "a batch that mixes keys": (dispatch, "_batch", "if batch.key is not None else able", "if False else able"),
     "a batch that costs too much": (batch, "choose", "costs[n - 1] > most", "False"),
     "a request that stays in the queue": (scheduler.Scheduler, "leave_queue", "station.queue.remove(request)", "pass"),
-    "a retry whose place is not kept": (scheduler.Scheduler, "_retries", "station.set_apart([request], 1)", "pass"),
+    "a retry whose place is not kept": (retries, "retries", "station.set_apart([request], 1)", "pass"),
     "a lease that is counted twice": (dispatch, "take", "station.in_flight += 1", "station.in_flight += 2"),
     "an order that the hash decides": (
         station.Station,
@@ -85,7 +98,7 @@ MUTATIONS = {
     ),
     "a deadline that is not armed": (scheduler.Scheduler, "_date", "self.arm(deadline, request)", "pass"),
     "a retry without its budget": (retry.RetryBudget, "withdraw", "self.tokens -= 1.0", "pass"),
-    "a retry after the first output": (scheduler.Scheduler, "_retries", "request.first is not None", "False"),
+    "a retry after the first output": (retries, "retries", "request.first is not None", "False"),
     "idling that earns credit": (
         queues.Ledger,
         "lift",

@@ -28,25 +28,42 @@ RETRY = Retry(attempts=3, base=0.005, cap=0.1, budget=0.1, reserve=20.0, on=(Ser
 
 @dataclass
 class Fault:
-    """From `start` to `end` this remote takes `factor` times as long, or fails."""
+    """From `start` to `end` this remote takes `factor` times as long, fails, or is gone: nothing can be sent to it."""
 
     remote: int
     start: float
     end: float
     factor: float = 1.0
     fails: bool = False
+    gone: bool = False
 
 
 class World:
     """Four remotes behind one station, as the executor joins them; Poisson arrivals."""
 
-    def __init__(self, seed: int, route: Route, faults: list[Fault], rate: float, until: float, count: int = 4) -> None:
+    def __init__(
+        self,
+        seed: int,
+        route: Route,
+        faults: list[Fault],
+        rate: float,
+        until: float,
+        count: int = 4,
+        retry: Retry | None = RETRY,
+    ) -> None:
         self.random = Random(seed)
         self.scheduler = Scheduler(Random(seed + 1))
         self.fleet = Fleet(count, Breaker())
         names = tuple(f"http://10.0.0.{n}" for n in range(count))
         options = StationOptions(
-            "remote", replicas=count * SLOTS, hosts=names, route=route, slow_start=5.0, safe=True, retry=RETRY, limits=()
+            "remote",
+            replicas=count * SLOTS,
+            hosts=names,
+            route=route,
+            slow_start=5.0,
+            safe=retry is not None,
+            retry=retry,
+            limits=(),
         )
         self.station = self.scheduler.add(options)
         self.faults = faults
@@ -103,8 +120,10 @@ class World:
         assert self.fleet.slots(remote, SLOTS) > 0, "an ejected remote was given work"
         self.starts.append((self.now, remote))
         fault = next((f for f in self.faults if f.remote == remote and f.start <= self.now < f.end), None)
-        if fault is not None and fault.fails:
-            self.at(self.now + 0.001, "stop", (work, RemoteFailed("500")))
+        if fault is not None and (fault.fails or fault.gone):
+            error = RemoteFailed("it cannot be reached" if fault.gone else "500")
+            error.begun = not fault.gone
+            self.at(self.now + 0.001, "stop", (work, error))
         else:
             seconds = self.random.lognormvariate(0.0, 0.2) * SECONDS * (fault.factor if fault is not None else 1.0)
             self.at(self.now + seconds, "stop", (work, None))
@@ -178,6 +197,23 @@ def test_when_all_fail_half_stay_in_and_the_retries_are_bounded() -> None:
     assert extra <= 20 + 0.1 * len(world.ended)
     assert {outcome for sent, _, outcome in world.ended if sent > 20.0} == {"ok"}
     assert all(member.state is SERVING for member in world.fleet.members)
+
+
+@pytest.mark.parametrize("retry", [RETRY, None], ids=["safe", "not safe"])
+@pytest.mark.parametrize("route", ROUTES, ids=lambda r: type(r).__name__)
+def test_one_that_is_gone_costs_nobody_an_answer_though_no_other_may_be_ejected(route: Route, retry: Retry) -> None:
+    """The slow one takes the only place among the ejected, so the one that is gone stays in, and is always idle."""
+    faults = [Fault(0, 2.0, 99.0, factor=10.0), Fault(1, 5.0, 9.0, gone=True)]
+    world = World(2, route, faults, RATE / 2, until=12.0, count=3, retry=retry).run()
+    assert Counter(outcome for *_, outcome in world.ended) == {"ok": len(world.ended)}
+    assert len([remote for at, remote in world.starts if remote == 1 and 6.0 < at < 9.0]) > 100
+
+
+def test_when_all_are_gone_everybody_hears_of_it() -> None:
+    world = World(4, LeastCost(), [Fault(n, 2.0, 4.0, gone=True) for n in range(3)], RATE / 2, until=20.0, count=3).run()
+    assert len(world.starts) < 4 * len(world.ended)
+    assert "failed" in {outcome for sent, _, outcome in world.ended if 2.0 <= sent < 4.0}
+    assert {outcome for sent, _, outcome in world.ended if sent > 10.0} == {"ok"}
 
 
 def test_the_same_seed_gives_the_same_starts() -> None:

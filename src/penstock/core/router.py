@@ -78,14 +78,23 @@ class Router:
     def pick(self, request: Request, now: float, random: Random) -> int:
         """The slot that this request starts in (or the batch that it leads); one at least is free."""
         able = [host for host in self.hosts if host.free]
-        if len(able) > 1 and request.attempts:  # it is a retry: elsewhere, if possible
-            able = [host for host in able if host.index != request.failed_on // self.slots]
+        if len(able) > 1 and request.failed_on:  # it is a retry: elsewhere, if possible
+            tried = self._tried(request)
+            able = [host for host in able if host.index not in tried] or able
         while True:
             host = able[0] if len(able) == 1 else self.route.pick(able, request, random)
             host.spent += self.route.stride(host) if isinstance(self.route, Weighted) else 1.0
             if len(able) == 1 or not host.lost or self._takes(host, now):
                 return next(reversed(host.free))
             able.remove(host)  # its turn has passed
+
+    def elsewhere(self, request: Request, replica: int) -> bool:
+        """Whether a request that has just failed on this replica has not tried every host that takes work."""
+        tried = (replica // self.slots, *self._tried(request))
+        return any(host.up and host.index not in tried for host in self.hosts)
+
+    def _tried(self, request: Request) -> tuple[int, ...]:
+        return tuple([replica // self.slots for replica in request.failed_on])
 
     def _takes(self, host: Host, now: float) -> bool:
         """Whether a host that has come back takes this one of the starts that would be its own."""

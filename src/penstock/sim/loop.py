@@ -11,7 +11,6 @@ import selectors
 from collections.abc import Callable
 from typing import Any
 
-
 _MOST = 20_000  # turns in one instant
 
 
