@@ -12,11 +12,13 @@ from types import FunctionType
 from typing import Any
 
 import pytest
+from remote_storm import RemoteStorm
 
 from penstock.core import (
     admission,
     dispatch,
     estimate,
+    fleet,
     lease,
     pool,
     queues,
@@ -27,7 +29,7 @@ from penstock.core import (
     station,
     timeouts,
 )
-from penstock.core.policy import batch, limit, retry
+from penstock.core.policy import batch, breaker, limit, retry
 from penstock.executors import inline, slots
 from penstock.executors.child import stepper
 from penstock.runtime import binding, call, compose, driver, stream
@@ -35,7 +37,7 @@ from penstock.runtime.replicas import Replicas
 from penstock.sim.runtime_storm import RuntimeStorm
 from penstock.sim.storm import Storm
 
-SEEDS, RUNTIME_SEEDS = 400, 400
+SEEDS, RUNTIME_SEEDS, REMOTE_SEEDS = 400, 400, 200
 
 
 def mutant(function: Callable[..., Any], old: str, new: str) -> Callable[..., Any]:
@@ -191,6 +193,44 @@ RUNTIME_MUTATIONS = {
 }
 
 
+REMOTE_MUTATIONS = {
+    "failures that are never forgotten": (fleet.Fleet, "answered", "member.failed = 0", "pass"),
+    "a failure that is not counted": (fleet.Fleet, "failed", "member.failed += 1", "pass"),
+    "a failure of before the trial": (fleet.Fleet, "failed", "began < member.began or ", ""),
+    "a trial with all connections": (fleet.Fleet, "slots", "return 1 if member.state is TRIED else every", "return every"),
+    "a trial that fails and goes on": (fleet.Fleet, "failed", "if member.state is TRIED:", "if False:"),
+    "a trial of one call": (fleet.Fleet, "answered", "member.good < self.breaker.trials", "False"),
+    "an ejected remote that gets work": (fleet.Fleet, "slots", "or member.state is EJECTED", ""),
+    "an unhealthy remote that gets work": (fleet.Fleet, "slots", "not member.healthy or ", ""),
+    "ejections without bound": (fleet.Fleet, "_eject", "if out >= self.most:", "if False:"),
+    "ejections beside the unhealthy": (fleet.Fleet, "_eject", "(m.state is EJECTED or not m.healthy)", "m.state is EJECTED"),
+    "ejected ones that stay out beside the unhealthy": (
+        fleet.Fleet,
+        "_relieve",
+        "max(0, unhealthy + len(ejected) - self.most)",
+        "0",
+    ),
+    "ejections that do not get longer": (breaker.Breaker, "out", "2.0 ** (min(ejections, 60) - 1)", "1.0"),
+    "ejections that are never forgiven": (fleet.Fleet, "_eject", "member.ejections = 0", "pass"),
+    "an ejection without end": (fleet.Fleet, "_eject", "self._rewake()", "pass"),
+    "slowness that nobody notices": (fleet.Fleet, "_slow", "seconds > self.breaker.slow * usual", "False"),
+    "slowness by a moment": (fleet.Fleet, "_slow", "seconds > self.breaker.slow * usual and", ""),
+    "one bad check": (fleet.Fleet, "checked", "or member.checks >= _FALLS", "or True"),
+    "a share that is whole at once": (router.Router, "_takes", "if share >= 1:", "if True:"),
+    "a share that grows from the start": (router.Router, "came_up", "host.since = now", "pass"),
+    "a return that is not noticed": (router.Router, "went_down", "host.lost = True", "pass"),
+    "a turn that is taken and not spent": (router.Router, "_takes", "host.credit -= 1", "pass"),
+    "turns that a full remote catches up on": (router.Router, "pick", "self.turn = max(self.turn, host.spent)", "pass"),
+    "a retry that goes back": (router.Router, "pick", "if host.index not in tried", "if True"),
+    "a retry that remembers only the last": (retries, "retries", "(*request.failed_on, work.replica)", "(work.replica,)"),
+    "what was not sent and pays": (retries, "retries", "(begun and not _paid(station))", "not _paid(station)"),
+    "what was not sent and is given up": (router.Router, "elsewhere", "return any", "return False and any"),
+    "what was not sent and is tried for ever": (router.Router, "elsewhere", "and host.index not in tried", ""),
+    "what was sent and does not pay": (retries, "_paid", "station.retry.withdraw()", "True"),
+    "attempts without bound": (retries, "_may_run_again", "request.attempts < policy.attempts", "True"),
+}
+
+
 def plant(monkeypatch: pytest.MonkeyPatch, owner: Any, function: str, old: str, new: str) -> None:
     original = getattr(owner, function)
     made = mutant(original, old, new)
@@ -225,3 +265,9 @@ def test_a_storm_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_runtime_storm_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, *RUNTIME_MUTATIONS[name])
     assert found(RuntimeStorm, RUNTIME_SEEDS), f"{RUNTIME_SEEDS} storms did not notice: {name}"
+
+
+@pytest.mark.parametrize("name", REMOTE_MUTATIONS)
+def test_a_storm_of_remotes_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, *REMOTE_MUTATIONS[name])
+    assert found(RemoteStorm, REMOTE_SEEDS), f"{REMOTE_SEEDS} storms did not notice: {name}"
