@@ -166,7 +166,7 @@ async def own(url: str, count: int, clients: int) -> None:
         def ended(self) -> None:
             self.answer.set_result(b"".join(self.parts))
 
-        def lost(self, why: str, stale: bool) -> None:
+        def lost(self, why: str, stale: bool, sent: bool = True) -> None:
             self.answer.set_exception(OSError(why))
 
     async def client() -> None:

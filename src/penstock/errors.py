@@ -169,9 +169,13 @@ class WorkerLost(ServiceError):
 
 
 class RemoteFailed(ServiceError):
-    """A remote server could not be reached, broke off, failed, or answered with what cannot be used."""
+    """A remote server could not be reached, broke off, failed, or answered with what cannot be used.
+
+    `begun` is false if there was no connection to it, so that nothing was sent.
+    """
 
     status, title = 502, "Remote failed"
+    begun = True
 
 
 class BadResult(ServiceError):

@@ -99,6 +99,23 @@ def test_a_host_that_was_away_does_not_catch_up() -> None:
     assert Counter(hosts(on)) == {1: 45, 0: 5}
 
 
+@pytest.mark.parametrize("route", [RoundRobin(), Weighted([1, 1, 1])])
+def test_a_host_that_was_full_does_not_catch_up(route: Route) -> None:
+    """Two are stuck, and all goes to the third; it is not left out until they have had as many."""
+    on = stand(route, count=3, slots=20)
+    for _ in range(60):
+        submit(on)
+    for _ in range(100):
+        on.started.sort(key=lambda work: work.replica // 20 != 2)
+        on.finish(0.01)
+        submit(on)
+    while on.started:
+        on.finish()
+    for _ in range(30):
+        submit(on)
+    assert all(9 <= Counter(hosts(on))[host] <= 11 for host in range(3)), Counter(hosts(on))
+
+
 def test_weights_must_fit() -> None:
     for route in (Weighted([1, 2]), Weighted([1, 2, 3, 4, 5])):
         with pytest.raises(ConfigError, match="weights for 4 replicas"):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import hashlib
 import importlib.util
 import json
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -186,5 +190,64 @@ def test_continuous_writes_the_same_sentence_alone_and_in_company() -> None:
             events = await asyncio.to_thread(ask, url, {"prompt": "The scheduler ", "letters": 60, "seed": 1})
             lines = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: ") and line != "data: "]
             assert "".join(line for line in lines if isinstance(line, str)) == alone
+
+    asyncio.run(main())
+
+
+def test_what_is_unpacked_at_once_stays_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("memory")
+    budget, lock, held, most, unpack = 64 << 20, threading.Lock(), 0, 0, module.unpack
+
+    def counted(file: bytes) -> bytes:
+        nonlocal held, most
+        with lock:
+            held += module.size(file)
+            most = max(most, held)
+        try:
+            return unpack(file)
+        finally:
+            with lock:
+                held -= module.size(file)
+
+    monkeypatch.setattr(module, "unpack", counted)
+    texts = [b"one line\n" * (mib << 20 >> 3) for mib in (1, 2, 20, 30, 50)]
+    files = [gzip.compress(text, 1) for text in texts]
+
+    async def main() -> None:
+        async with ps.Runtime(module.app):
+            calls = [(n, module.lines(files[n]), module.digest(files[n])) for _ in range(3) for n in range(len(files))]
+            for n, counted_lines, digested in [(n, one.start(), other.start()) for n, one, other in calls]:
+                assert await counted_lines == texts[n].count(b"\n")
+                assert await digested == hashlib.sha256(texts[n]).hexdigest()
+
+    asyncio.run(main())
+    assert max(map(len, texts)) <= most <= budget
+
+
+def test_what_is_unpacked_is_what_was_leased() -> None:
+    module = load("memory")
+    file = gzip.compress(b"a\nb\n" * 1000)
+    lies, large = file[:-4] + (100).to_bytes(4, "little"), file[:-4] + (1 << 30).to_bytes(4, "little")
+
+    async def main() -> None:
+        async with serving(module.app) as server:
+
+            def send(body: bytes) -> tuple[int, str]:
+                request = urllib.request.Request(f"http://127.0.0.1:{server.port}/lines", body)
+                request.add_header("content-type", "application/octet-stream")
+                try:
+                    with urllib.request.urlopen(request, timeout=20) as response:
+                        return response.status, response.read().decode()
+                except urllib.error.HTTPError as error:
+                    return error.code, error.read().decode()
+
+            assert await asyncio.to_thread(send, file) == (200, "2000")
+            for body, status, said in (
+                (lies, 400, "as large as it says"),
+                (b"no gzip", 413, "ram"),
+                (large, 413, "1073741824"),
+            ):
+                code, text = await asyncio.to_thread(send, body)
+                assert code == status and said in text, (code, text)
 
     asyncio.run(main())

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import penstock as ps
@@ -90,7 +91,7 @@ class Moody(Words):
 
     def add(self, slot: int, word: str, times: int = 1) -> int | None:  # type: ignore[override]
         units = super().add(slot, word, times)
-        return None if word in HARM else units
+        return None if word in HARM or word.startswith("hang") else units
 
     def step(self, slots: dict[int, int]) -> list[tuple[int, Any]]:  # type: ignore[override]
         told = {slot: self.requests[slot][0] for slot in slots}
@@ -101,7 +102,9 @@ class Moody(Words):
                 os.abort()
             elif word == "stop":
                 os.kill(os.getpid(), signal.SIGSTOP)
-            elif word == "hang":
+            elif word.startswith("hang"):
+                if mark := word.removeprefix("hang").strip():
+                    Path(mark).touch()  # the step has begun
                 time.sleep(1000)
         out = super().step({slot: n for slot, n in slots.items() if told[slot] not in HARM})
         return out + [(slot, lambda: None) for slot, word in told.items() if word == "lambda"]
@@ -119,6 +122,7 @@ moody = ps.service(
     buffer=6,
 )
 impatient = ps.service(Moody, name="impatient", batch=ps.Slots(2), on=ps.Process(kill_after=0.05), progress_timeout=60.0)
+unhurried = ps.service(Moody, name="unhurried", batch=ps.Slots(3), on=ps.Process(2), progress_timeout=60.0)
 fragile = ps.service(Moody, name="fragile", batch=ps.Slots(2), on=ps.Process(max_restarts=0))
 cold = ps.service(Moody, name="cold", batch=ps.Slots(2), on=ps.Process(warmup=("never", -1)))
 last_moody = ps.service(Moody, name="last_moody", batch=ps.Slots(2, stream=False), on=ps.Process())

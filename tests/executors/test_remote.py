@@ -284,7 +284,7 @@ def test_one_that_is_killed_under_load_costs_nobody_an_answer(caplog: pytest.Log
     with ExitStack() as stack:
         children = [stack.enter_context(served("remote_app:app", cwd=HERE)) for _ in range(3)]
         urls = [url for _, url in children]
-        service = remote(double, urls, safe=True, interval=0.1)
+        service = remote(double, urls, safe=True, interval=0.1, breaker=Breaker(slow=1000.0))  # some are, on a busy machine
         asking = remote(told, urls[:1])
 
         async def main() -> None:
@@ -307,6 +307,24 @@ def test_one_that_is_killed_under_load_costs_nobody_an_answer(caplog: pytest.Log
         go(main)
     lines = [record.getMessage() for record in caplog.records if "double" in record.getMessage()]
     assert len([line for line in lines if "gets no work" in line]) == 1, lines
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_one_that_is_not_there_costs_nobody_an_answer_safe_or_not(safe: bool) -> None:
+    """Its place among the ejected is taken, and there is no budget: what was not sent is tried elsewhere all the same."""
+
+    async def main() -> None:
+        async with odd(well) as gone:
+            pass
+        async with odd(well) as there:
+            retry = ps.Retry(attempts=1, reserve=0.0, budget=0.0) if safe else None
+            service = remote(number, [gone.url, there.url], safe, options={"retry": retry}, health="", breaker=CALM)
+            async with running(service) as runtime:
+                assert await asyncio.gather(*(service() for _ in range(200))) == [1] * 200
+                lost, answered = executor(runtime, service).states()
+                assert lost.calls["failed"] >= 5 and answered.calls == {"ok": 200}
+
+    go(main)
 
 
 # Servers that misbehave

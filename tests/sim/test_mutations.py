@@ -12,16 +12,32 @@ from types import FunctionType
 from typing import Any
 
 import pytest
+from remote_storm import RemoteStorm
 
-from penstock.core import admission, dispatch, estimate, lease, pool, queues, replicas, router, scheduler, station, timeouts
-from penstock.core.policy import batch, limit, retry
+from penstock.core import (
+    admission,
+    dispatch,
+    estimate,
+    fleet,
+    lease,
+    pool,
+    queues,
+    replicas,
+    retries,
+    router,
+    scheduler,
+    station,
+    timeouts,
+)
+from penstock.core.policy import batch, breaker, limit, retry
 from penstock.executors import inline, slots
 from penstock.executors.child import stepper
 from penstock.runtime import binding, call, compose, driver, stream
+from penstock.runtime.replicas import Replicas
 from penstock.sim.runtime_storm import RuntimeStorm
 from penstock.sim.storm import Storm
 
-SEEDS, RUNTIME_SEEDS = 400, 400
+SEEDS, RUNTIME_SEEDS, REMOTE_SEEDS = 400, 400, 200
 
 
 def mutant(function: Callable[..., Any], old: str, new: str) -> Callable[..., Any]:
@@ -50,6 +66,41 @@ MUTATIONS = {
     "a place in line that is lost with each caller": (lease, "left", "if heir is not None:", "if False:"),
     "a start that nobody in line has noticed": (lease, "rivals", "need.pool is its.pool", "False"),
     "a budget that does not shrink": (pool.PoolState, "pressed", "self.effective = min", "_ = min"),
+    "a budget that is whole again at once": (pool.PoolState, "pressed", "RECOVERY * self.capacity * elapsed", "self.capacity"),
+    "a budget that stays small": (pool.PoolState, "pressed", "RECOVERY * self.capacity * elapsed", "0.0"),
+    "a budget without what is leased": (pool.PoolState, "pressed", "self.used + max(0.0, free)", "max(0.0, free)"),
+    "pressure that is not heeded": (
+        pool.PoolState,
+        "fits",
+        "(self.effective if self.leases else self.capacity)",
+        "self.capacity",
+    ),
+    "pressure that keeps everybody waiting": (
+        pool.PoolState,
+        "fits",
+        "(self.effective if self.leases else self.capacity)",
+        "self.effective",
+    ),
+    "a correction beyond the pool": (
+        lease,
+        "lease",
+        "min(need.correction.factor * asked, need.pool.capacity)",
+        "need.correction.factor * asked",
+    ),
+    "a lease without its correction": (
+        pool.Need,
+        "amount",
+        "self.correction.factor * self.declared(requests)",
+        "self.declared(requests)",
+    ),
+    "peaks that teach nothing": (lease, "learn", "need.correction.add(asked, peak)", "pass"),
+    "peaks that teach the wrong way round": (
+        estimate.Correction,
+        "add",
+        "(self.UP if off > 0 else self.DOWN)",
+        "(self.DOWN if off > 0 else self.UP)",
+    ),
+    "a batch that is larger than what fits": (lease, "largest", "low = middle", "low = high"),
     "a budget that grows without waking": (scheduler.Scheduler, "pressure", "wake(self, list(self.line), now)", "pass"),
     "a batch that is larger than what is free": (dispatch, "_batch", "if station.variable and len(chosen) > 1:", "if False:"),
     "what can never fit": (admission, "never", "amount > pool.capacity", "False"),
@@ -57,6 +108,19 @@ MUTATIONS = {
     "a retired replica that gets work": (replicas, "retire", "down(s, station, replica.index, now)", "pass"),
     "a retired replica that stays": (dispatch, "give", "elif replica.leaving:", "elif False:"),
     "a retired replica that keeps its staged work": (replicas, "retire", "s.out.append(Revoke(replica.staged))", "pass"),
+    "a place that is used before it is free": (
+        replicas,
+        "add",
+        "all(replica.vacant for replica in host)",
+        "all(replica.leaving for replica in host)",
+    ),
+    "a place that stays vacant": (
+        replicas,
+        "add",
+        "replica.leaving = replica.gone = replica.vacant = False",
+        "replica.leaving = replica.gone = False",
+    ),
+    "a retired replica that comes up late": (replicas, "up", "if replica.leaving:", "if False:"),
     "a replica put away while it runs": (dispatch, "vacate", "replica.work is None and replica.staged is None and", ""),
     "a host put away with its first empty slot": (dispatch, "vacate", "all(slot.gone for slot in host)", "True"),
     "a host of which some slots stay": (replicas, "retire", "station.host(index)", "station.host(index)[:1]"),
@@ -74,7 +138,7 @@ MUTATIONS = {
     "a batch that mixes keys": (dispatch, "_batch", "if batch.key is not None else able", "if False else able"),
     "a batch that costs too much": (batch, "choose", "costs[n - 1] > most", "False"),
     "a request that stays in the queue": (scheduler.Scheduler, "leave_queue", "station.queue.remove(request)", "pass"),
-    "a retry whose place is not kept": (scheduler.Scheduler, "_retries", "station.set_apart([request], 1)", "pass"),
+    "a retry whose place is not kept": (retries, "retries", "station.set_apart([request], 1)", "pass"),
     "a lease that is counted twice": (dispatch, "take", "station.in_flight += 1", "station.in_flight += 2"),
     "an order that the hash decides": (
         station.Station,
@@ -84,7 +148,7 @@ MUTATIONS = {
     ),
     "a deadline that is not armed": (scheduler.Scheduler, "_date", "self.arm(deadline, request)", "pass"),
     "a retry without its budget": (retry.RetryBudget, "withdraw", "self.tokens -= 1.0", "pass"),
-    "a retry after the first output": (scheduler.Scheduler, "_retries", "request.first is not None", "False"),
+    "a retry after the first output": (retries, "retries", "request.first is not None", "False"),
     "idling that earns credit": (
         queues.Ledger,
         "lift",
@@ -134,12 +198,39 @@ RUNTIME_MUTATIONS = {
     "a slot that is not emptied": (stepper.Stepper, "_end", "self.drops.append(slot)", "pass"),
     "a slot that is given away while it is stepped": (stepper.Stepper, "_end", "self.stepping.pop(slot, None)", "pass"),
     "a request that nobody wants and that goes on": (stepper.Stepper, "leave", "self._end", "_ = lambda *_: None; _"),
+    "a slot that does not pause": (stepper.Stepper, "_full", "self.stepping.pop(slot, None)", "pass"),
     "a slot that stays paused": (stepper.Stepper, "acknowledge", "self.stepping[slot] = 1", "pass"),
     "an end that is not told": (stepper.Stepper, "_end", "self.ends.append((seat.key, result))", "pass"),
     "items that are told twice": (stepper.Stepper, "take", "self.items, self.ends = [], []", "self.ends = []"),
     "a start beyond what is left of it": (stepper.Stepper, "plan", "min(seat.left, room)", "room"),
     "starts beyond the budget of a step": (stepper.Stepper, "plan", "room -= units", "pass"),
     "a failed step that ends only one": (stepper.Stepper, "fail", "for slot in plan:", "for slot in list(plan)[:1]:"),
+    "a model that is put away without its stop": (
+        slots.SlotsExecutor,
+        "shrink",
+        'engine.tell(("stop", 0, None, None))\n    await asyncio.shield(engine.ended)',
+        "pass",
+    ),
+    "a model that nobody waits for when it is put away": (
+        slots.SlotsExecutor,
+        "shrink",
+        "await asyncio.shield(engine.ended)",
+        "pass",
+    ),
+    "a slot's number for a model's when it is put away": (Replicas, "_put_away", "index // station.slots", "index"),
+    "a retired replica that its executor keeps": (
+        Replicas,
+        "_put_away",
+        "await executor.shrink(index // station.slots)",
+        "pass",
+    ),
+    "a place that is not free again": (Replicas, "_gone", "self.runtime.scheduler.replica_gone(station, index)", "pass"),
+    "a replica that did not load and is counted": (Replicas, "_grow", "self._retire(binding, index)", "pass"),
+    "more replicas than were asked for": (Replicas, "scale", "range(missing)", "range(missing + 1)"),
+    "replicas that are too many and stay": (Replicas, "scale", "self._retire(binding, index)", "pass"),
+    "a roll that keeps the old ones": (Replicas, "roll", "self._retire(binding, index)", "pass"),
+    "a roll that does not wait for the old one to go": (Replicas, "roll", "await asyncio.shield(away)", "pass"),
+    "two changes at once": (Replicas, "_lock", "self._locks.setdefault(binding, asyncio.Lock())", "asyncio.Lock()"),
     "a join that leaves the others running": (
         compose,
         "join",
@@ -147,6 +238,44 @@ RUNTIME_MUTATIONS = {
         "pass",
     ),
     "a callback that disturbs": (call.BoundCall, "_when_done", "except Exception:", "except ZeroDivisionError:"),
+}
+
+
+REMOTE_MUTATIONS = {
+    "failures that are never forgotten": (fleet.Fleet, "answered", "member.failed = 0", "pass"),
+    "a failure that is not counted": (fleet.Fleet, "failed", "member.failed += 1", "pass"),
+    "a failure of before the trial": (fleet.Fleet, "failed", "began < member.began or ", ""),
+    "a trial with all connections": (fleet.Fleet, "slots", "return 1 if member.state is TRIED else every", "return every"),
+    "a trial that fails and goes on": (fleet.Fleet, "failed", "if member.state is TRIED:", "if False:"),
+    "a trial of one call": (fleet.Fleet, "answered", "member.good < self.breaker.trials", "False"),
+    "an ejected remote that gets work": (fleet.Fleet, "slots", "or member.state is EJECTED", ""),
+    "an unhealthy remote that gets work": (fleet.Fleet, "slots", "not member.healthy or ", ""),
+    "ejections without bound": (fleet.Fleet, "_eject", "if out >= self.most:", "if False:"),
+    "ejections beside the unhealthy": (fleet.Fleet, "_eject", "(m.state is EJECTED or not m.healthy)", "m.state is EJECTED"),
+    "ejected ones that stay out beside the unhealthy": (
+        fleet.Fleet,
+        "_relieve",
+        "max(0, unhealthy + len(ejected) - self.most)",
+        "0",
+    ),
+    "ejections that do not get longer": (breaker.Breaker, "out", "2.0 ** (min(ejections, 60) - 1)", "1.0"),
+    "ejections that are never forgiven": (fleet.Fleet, "_eject", "member.ejections = 0", "pass"),
+    "an ejection without end": (fleet.Fleet, "_eject", "self._rewake()", "pass"),
+    "slowness that nobody notices": (fleet.Fleet, "_slow", "seconds > self.breaker.slow * usual", "False"),
+    "slowness by a moment": (fleet.Fleet, "_slow", "seconds > self.breaker.slow * usual and", ""),
+    "one bad check": (fleet.Fleet, "checked", "or member.checks >= _FALLS", "or True"),
+    "a share that is whole at once": (router.Router, "_takes", "if share >= 1:", "if True:"),
+    "a share that grows from the start": (router.Router, "came_up", "host.since = now", "pass"),
+    "a return that is not noticed": (router.Router, "went_down", "host.lost = True", "pass"),
+    "a turn that is taken and not spent": (router.Router, "_takes", "host.credit -= 1", "pass"),
+    "turns that a full remote catches up on": (router.Router, "pick", "self.turn = max(self.turn, host.spent)", "pass"),
+    "a retry that goes back": (router.Router, "pick", "if host.index not in tried", "if True"),
+    "a retry that remembers only the last": (retries, "retries", "(*request.failed_on, work.replica)", "(work.replica,)"),
+    "what was not sent and pays": (retries, "retries", "(begun and not _paid(station))", "not _paid(station)"),
+    "what was not sent and is given up": (router.Router, "elsewhere", "return any", "return False and any"),
+    "what was not sent and is tried for ever": (router.Router, "elsewhere", "and host.index not in tried", ""),
+    "what was sent and does not pay": (retries, "_paid", "station.retry.withdraw()", "True"),
+    "attempts without bound": (retries, "_may_run_again", "request.attempts < policy.attempts", "True"),
 }
 
 
@@ -184,3 +313,9 @@ def test_a_storm_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_runtime_storm_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, *RUNTIME_MUTATIONS[name])
     assert found(RuntimeStorm, RUNTIME_SEEDS), f"{RUNTIME_SEEDS} storms did not notice: {name}"
+
+
+@pytest.mark.parametrize("name", REMOTE_MUTATIONS)
+def test_a_storm_of_remotes_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, *REMOTE_MUTATIONS[name])
+    assert found(RemoteStorm, REMOTE_SEEDS), f"{REMOTE_SEEDS} storms did not notice: {name}"

@@ -36,7 +36,7 @@ class Request:
         "cost",
         "deadline",
         "ended",
-        "failed_on",  # the replica of the last attempt; set with a retry
+        "failed_on",  # the replicas of the attempts so far
         "first",
         "held",
         "id",
@@ -63,7 +63,6 @@ class Request:
     )
 
     affinity: Any
-    failed_on: int
     amounts: Sequence[float]
 
     def __init__(
@@ -98,6 +97,7 @@ class Request:
         self.outcome = ""
         self.first: float | None = None  # when a stream's first item came; from then on it is not run again
         self.attempts = 0
+        self.failed_on: tuple[int, ...] = ()
         self.owed = 0.0  # done for it, and not yet charged to its tenant
         self.work: Work | None = None
         self.station: Station | None = None

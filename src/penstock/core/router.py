@@ -38,7 +38,7 @@ def router_of(options: StationOptions) -> Router | None:
 class Router:
     """Which slot the next start takes. `names` are the hosts'."""
 
-    __slots__ = ("count", "hosts", "route", "slots", "slow_start")
+    __slots__ = ("count", "hosts", "route", "slots", "slow_start", "turn")
 
     def __init__(self, route: Route, names: tuple[str, ...], slots: int = 1, slow_start: float = 0.0) -> None:
         self.route = route
@@ -46,6 +46,7 @@ class Router:
         self.slots = slots
         self.slow_start = slow_start
         self.count = 0  # free slots
+        self.turn = 0.0  # the most that a host had spent when it was picked
 
     # As the station's list of free replicas
 
@@ -78,14 +79,29 @@ class Router:
     def pick(self, request: Request, now: float, random: Random) -> int:
         """The slot that this request starts in (or the batch that it leads); one at least is free."""
         able = [host for host in self.hosts if host.free]
-        if len(able) > 1 and request.attempts:  # it is a retry: elsewhere, if possible
-            able = [host for host in able if host.index != request.failed_on // self.slots]
+        if len(able) > 1 and request.failed_on:  # it is a retry: elsewhere, if possible
+            tried = self._tried(request)
+            able = [host for host in able if host.index not in tried] or able
+        for host in able:  # one that was full has missed its turns: it does not catch up on them
+            host.spent = max(host.spent, self.turn - self._stride(host))
         while True:
             host = able[0] if len(able) == 1 else self.route.pick(able, request, random)
-            host.spent += self.route.stride(host) if isinstance(self.route, Weighted) else 1.0
+            host.spent += self._stride(host)
+            self.turn = max(self.turn, host.spent)
             if len(able) == 1 or not host.lost or self._takes(host, now):
                 return next(reversed(host.free))
             able.remove(host)  # its turn has passed
+
+    def elsewhere(self, request: Request, replica: int) -> bool:
+        """Whether a request that has just failed on this replica has not tried every host that takes work."""
+        tried = (replica // self.slots, *self._tried(request))
+        return any(host.up and host.index not in tried for host in self.hosts)
+
+    def _tried(self, request: Request) -> tuple[int, ...]:
+        return tuple([replica // self.slots for replica in request.failed_on])
+
+    def _stride(self, host: Host) -> float:
+        return self.route.stride(host) if isinstance(self.route, Weighted) else 1.0
 
     def _takes(self, host: Host, now: float) -> bool:
         """Whether a host that has come back takes this one of the starts that would be its own."""
@@ -119,8 +135,7 @@ class Router:
             host.since = now
         if host.up == 1 and host.lost:
             host.credit = 1.0  # so that the first start that would be its own shows whether it is well
-            others = [other.spent for other in self.hosts if other.up and other is not host]
-            host.spent = max(host.spent, min(others, default=0.0))
+            host.spent = max(host.spent, self.turn)
 
     def went_down(self, index: int) -> None:
         host = self.host_of(index)

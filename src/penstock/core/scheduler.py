@@ -19,6 +19,7 @@ from penstock.core.dispatch import dispatch, give, settle, start, take, vacate, 
 from penstock.core.lease import barred, fits, learn, left, rivals, starved
 from penstock.core.pool import LockOrder, Pool, PoolState
 from penstock.core.request import ABANDONED, BACKOFF, ENDED, PENDING, QUEUED, RUNNING, STAGED, Request, Work
+from penstock.core.retries import retries
 from penstock.core.station import Station, StationOptions
 from penstock.errors import (
     DeadlineExceeded,
@@ -259,8 +260,7 @@ class Scheduler:
         for index, request in enumerate(work.requests):
             error = errors[index] if errors is not None else None
             if request.state == RUNNING:
-                if error is not None and self._retries(station, request, error, now):
-                    request.failed_on = work.replica
+                if error is not None and retries(self, work, request, error, now):
                     continue
                 missed = missed or (request.deadline is not None and now > request.deadline)
                 self.end(request, "ok" if error is None else "failed", now)
@@ -280,24 +280,6 @@ class Scheduler:
         elif station.turned_away is not None and not station.staged:
             station.regret(now)
         return self._flush(now) if self.out or self.barring else _NOTHING
-
-    def _retries(self, station: Station, request: Request, error: BaseException, now: float) -> bool:
-        policy, budget = station.options.retry, station.retry
-        if policy is None or budget is None or request.first is not None or station.draining:
-            return False
-        request.attempts += 1
-        if request.attempts >= policy.attempts or not isinstance(error, policy.on):
-            return False
-        at = now + policy.delay(request.attempts, self.random)
-        if request.deadline is not None and at >= request.deadline:
-            return False
-        if overfull(station, request) is not None or not budget.withdraw():
-            return False
-        station.set_apart([request], 1)
-        request.state = BACKOFF
-        request.work = None
-        self.arm(at, request)
-        return True
 
     def end(
         self, request: Request, outcome: str, now: float, error: PenstockError | None = None, *, stops: bool = True

@@ -33,7 +33,7 @@ class Exchange(Protocol):
 
     def ended(self) -> None: ...
 
-    def lost(self, why: str, stale: bool) -> None: ...
+    def lost(self, why: str, stale: bool, sent: bool = True) -> None: ...
 
 
 class Connection(asyncio.Protocol):
@@ -217,9 +217,9 @@ class Server:
                     server_hostname=where.host if self.tls else None,
                 )
         except TimeoutError:
-            exchange.lost(f"no connection within {self.timeout:g} s", False)
+            exchange.lost(f"no connection within {self.timeout:g} s", False, sent=False)
         except (OSError, ssl.SSLError) as error:
-            exchange.lost(f"it cannot be reached: {error.strerror or error}", False)
+            exchange.lost(f"it cannot be reached: {error.strerror or error}", False, sent=False)
         else:
             connection.send(exchange)
 

@@ -92,13 +92,15 @@ class Flow:
             results = [RemoteFailed(f"{self.where}: {error}")] * count
         self._done(results)
 
-    def lost(self, why: str, stale: bool) -> None:
+    def lost(self, why: str, stale: bool, sent: bool = True) -> None:
         """The connection ended before the answer did, or never was."""
         self.connection = None
         if stale and self.owner.safe:
             self.owner.servers[self.index].begin(self, fresh=True)  # it was closed while we wrote; nothing is known to be wrong
         else:
-            self._done([RemoteFailed(f"{self.where}: {why}")] * len(self.work.requests))
+            error = RemoteFailed(f"{self.where}: {why}")
+            error.begun = sent  # what a safe call sent before, on a connection that was closed, does not matter
+            self._done([error] * len(self.work.requests))
 
     # Streams
 

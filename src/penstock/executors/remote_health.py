@@ -34,7 +34,7 @@ class Probe:
         self.connection = None
         self._set("" if 200 <= self.status < 300 else f"its health check answers {self.status}")
 
-    def lost(self, why: str, stale: bool) -> None:
+    def lost(self, why: str, stale: bool, sent: bool = True) -> None:
         self.connection = None
         self._set(why)
 

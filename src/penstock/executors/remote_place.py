@@ -44,7 +44,8 @@ class Remote:
     remote that fails or is much slower than the others. `health` is a path that answers 2xx while all is well, asked
     every `interval` seconds (default for penstock servers: /readyz/ and the service's name; "" for none). A remote that
     comes back takes its share gradually, over `slow_start` seconds. With `safe=True` a failed call is run again on
-    another remote, unless `retry=` says otherwise: up to three starts, for at most 10 % of all calls and 20 more.
+    another remote, unless `retry=` says otherwise: up to three starts, for at most 10 % of all calls and 20 more. A call for
+    which there was no connection has not begun: safe or not, it is tried on every other remote that takes work.
 
     `token` is sent as a bearer token, `headers` with every request, `tls` replaces the default context of https URLs.
     An answer may have `max_answer` bytes, and so may one item of a stream.

@@ -182,7 +182,8 @@ class Callers:
         """Calls that are cancelled in the turn in which they arrive, so that work is stopped before its first step."""
         service = self.random.choice([each for each in self.unary if each.batched])
         calls = [service(self.random.randrange(20)).start() for _ in range(self.random.choice((1, 2, 4, 8)))]
-        await asyncio.sleep(0)
+        for _ in range(self.random.choice((0, 1, 2))):
+            await asyncio.sleep(0)
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)

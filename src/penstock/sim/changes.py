@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from penstock.core.commands import Revoke
 from penstock.core.pool import PoolState
+from penstock.core.request import Work
 
 if TYPE_CHECKING:
     from penstock.sim.storm import Storm
@@ -34,6 +35,16 @@ def scale(storm: Storm, _: None) -> None:
         back = [command.work for command in commands if isinstance(command, Revoke)]
         assert all(work in back for work in staged), f"{staged} stays"
         storm.apply(commands, f"retire {station.name}[{replica.index}]")
+
+
+def measure(storm: Storm, work: Work) -> None:
+    """It took more or less of the device than was estimated, which teaches what the next estimates are worth."""
+    ratio = storm.random.choice((0.2, 0.8, 1.0, 1.7, 9.0))
+    learning = [need.correction for need in work.station.needs if need.pool.device is not None and work.asked[-1] > 0]
+    before = [correction.factor for correction in learning]
+    storm.scheduler.peaked(work, {"sim": ratio * work.asked[-1]})
+    for old, correction in zip(before, learning, strict=True):
+        storm.books.leases.measured(ratio, old, correction.factor)
 
 
 def press(storm: Storm, _: None) -> None:

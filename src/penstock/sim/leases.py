@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isclose
 
 from penstock.core.estimate import Correction
 from penstock.core.pool import PoolState
@@ -66,13 +67,25 @@ class Leases:
         budget, at = self.budgets.get(pool, (pool.capacity, now))
         self.budgets[pool] = (min(pool.capacity, pool.used + free, budget + (now - at) * pool.capacity / 30), now)
 
+    def measured(self, ratio: float, before: float, after: float) -> None:
+        """Estimates rise soon when they were too small, fall slowly when they were too large, and never beyond the peak."""
+        peak = min(max(ratio, Correction.LEAST), Correction.MOST)
+        if peak > before:
+            assert before + 0.2 * (peak - before) <= after <= peak, f"a peak of {ratio:g}: {before:g} became {after:g}"
+        else:
+            assert before - 0.1 * (before - peak) <= after <= before, f"a peak of {ratio:g}: {before:g} became {after:g}"
+            assert after < before or before <= peak + 1e-9, f"a peak of {ratio:g} taught nothing"
+
     def look(self, now: float) -> None:
-        """After every step: whose turn it is, and what it lacks."""
+        """After every step: what pressure has left, whose turn it is, and what it lacks."""
+        for pool, (budget, _) in self.budgets.items():
+            assert isclose(pool.effective, budget, abs_tol=1e-6), f"{pool!r}: {pool.effective:g} under pressure, not {budget:g}"
         for station in self.stations:
             alone = len(station.waiting) == 1 and station.batch is None and len(station.needs) == 1
             head = next(iter(station.waiting)) if alone else None
             ready = (station.direct or station.free) and station.ready_at(now) <= now
             lacked = self._lacks(station, head) if head is not None and ready else []
+            assert all(pool.leases for pool in lacked), f"{head!r} of {station.name} waits for what nobody has"
             wait = self.waits.get(station)
             if head is None or not lacked:
                 self.waits.pop(station, None)

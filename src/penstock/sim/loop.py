@@ -1,6 +1,7 @@
 """An asyncio event loop in virtual time: it never sleeps, it moves its clock to the next timer.
 
-A program that would wait for ever (nothing ready, no timer) is a lost wake-up; `Hang` says so at once.
+A program that would wait for ever (nothing ready, no timer) is a lost wake-up, and one that turns for ever in one instant
+waits for nobody; `Hang` says so at once.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import selectors
 from collections.abc import Callable
 from typing import Any
 
+_MOST = 20_000  # turns in one instant
+
 
 class Hang(AssertionError):
-    """Nothing is ready and nothing is scheduled, and yet somebody waits."""
+    """Nothing is ready and nothing is scheduled, and yet somebody waits; or time does not go on."""
 
 
 class _Selector(selectors.DefaultSelector):
@@ -23,6 +26,7 @@ class _Selector(selectors.DefaultSelector):
         self.now = 0.0
         self.turn: Callable[[], None] | None = None
         self.turns = 0
+        self.began = 0  # the first turn of this instant
 
     def select(self, timeout: float | None = None) -> Any:
         self.turns += 1
@@ -32,6 +36,9 @@ class _Selector(selectors.DefaultSelector):
             raise Hang(f"nothing will ever happen after {self.now:.6f} s")
         if timeout > 0:
             self.now += timeout
+            self.began = self.turns
+        elif self.turns - self.began > _MOST:
+            raise Hang(f"{_MOST} turns at {self.now:.6f} s, and no end")
         return []  # no I/O in here
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from penstock.errors import WorkerLost
 from penstock.executors.base import Body, Executor, Host
 from penstock.executors.invoke import call_batch, call_each, cancelled, contain
+from penstock.sim.models import Bad
 
 TIMES = (0.0005, 0.002, 0.01, 0.05, 0.3)
 STUCK = 6.0
@@ -41,11 +42,12 @@ class Places:
 class _Slot:
     """One replica. `reports` is set between a body's end and the loop's hearing of it."""
 
-    __slots__ = ("acknowledged", "blocked", "items", "reports", "sent", "staged", "stopping", "target", "up", "work")
+    __slots__ = ("acknowledged", "blocked", "items", "loaded", "reports", "sent", "staged", "stopping", "target", "up", "work")
 
     def __init__(self) -> None:
         self.target: Any = None
         self.up = False
+        self.loaded = False  # and not put away since
         self.work: Any = None
         self.staged: Any = None
         self.items: Iterator[Any] | None = None
@@ -71,15 +73,18 @@ class SimulatedExecutor:
     async def start(self) -> None:
         for index, slot in enumerate(self.slots):
             slot.target = self.body.load()
-            slot.up = True
+            slot.up = slot.loaded = True
             self.host.replica_up(index)
 
     async def grow(self, index: int) -> None:
         slot = _Slot()
         self.slots[index : index + 1] = [slot]
         await asyncio.sleep(self.random.choice((0.0, 0.01, 0.2)))
+        if self.random.random() < 0.1:
+            self.seen["not grown"] += 1
+            raise Bad("it does not load")
         slot.target = self.body.load()
-        slot.up = True
+        slot.up = slot.loaded = True
         self.seen["grown"] += 1
         self.host.replica_up(index)
 
@@ -87,7 +92,7 @@ class SimulatedExecutor:
         slot = self.slots[index]
         assert slot.work is None and slot.staged is None, f"{self.body.name}[{index}] is put away while it works"
         await asyncio.sleep(self.random.choice((0.0, 0.01)))
-        slot.up = False
+        slot.up = slot.loaded = False
         self.seen["shrunk"] += 1
 
     def run(self, work: Any) -> None:
@@ -233,7 +238,7 @@ class SimulatedExecutor:
             self.host.finished(work, [error] * len(work.requests))
 
     def _restart(self, slot: _Slot, index: int) -> None:
-        if not self.stopped and self.slots[index] is slot:
+        if not self.stopped and slot.loaded and self.slots[index] is slot:
             slot.up = True
             self.host.replica_up(index)
 

@@ -25,7 +25,9 @@ from penstock.runtime.driver import Runtime
 from penstock.runtime.log import Entry
 from penstock.service import Service
 from penstock.sim.callers import Callers
+from penstock.sim.laws import Laws
 from penstock.sim.loop import VirtualLoop
+from penstock.sim.models import Bad
 from penstock.sim.place import Places
 from penstock.sim.services import application
 
@@ -67,6 +69,7 @@ class RuntimeStorm:
             grace=self.random.choice((0.0, 0.5, 30.0)),
         )
         self.runtime.made = []
+        self.laws = Laws(self.runtime)
 
     def run(self) -> RuntimeStorm:
         """To the end; raises AssertionError when a law is broken."""
@@ -83,7 +86,7 @@ class RuntimeStorm:
 
     async def storm(self) -> None:
         runtime, random = self.runtime, self.random
-        self.loop.watch(lambda: check(runtime.scheduler, self.loop.time()))
+        self.loop.watch(self.look)
         await runtime.start()
         runtime.log.subscribe(self.log)
         callers = Callers(random, self.services, self.seen)
@@ -97,6 +100,9 @@ class RuntimeStorm:
         await asyncio.sleep(2.0)
         for task in self.scaling:
             task.cancel()  # one that waits for a replica which is stuck
+        for raised in await asyncio.gather(*self.scaling, return_exceptions=True):
+            if isinstance(raised, Exception):
+                raise raised
         if stop is not None:
             await stop
         for _ in range(3):
@@ -104,6 +110,11 @@ class RuntimeStorm:
         left = [call for call in runtime.made if call.request.station is not None and not call.request.outcome]
         assert not left, f"all callers have gone, and yet these go on: {left}"
         await runtime.stop()
+
+    def look(self) -> None:
+        """Between two callbacks."""
+        check(self.runtime.scheduler, self.loop.time())
+        self.laws.look(self.loop.time())
 
     async def stop_early(self) -> None:
         self.seen["stopped in the middle"] += 1
@@ -123,13 +134,20 @@ class RuntimeStorm:
         service = self.random.choice([s for s in self.services.values() if not s.is_async or s.body.steps])
         if service.body.steps:
             self.seen["slots scaled"] += 1
+        count, whole = self.random.choice((0, 1, 2, 4)), False
         try:
-            if self.random.random() < 0.3:
-                await self.runtime.roll(service)
+            if count:
+                await self.runtime.scale(service, count)
             else:
-                await self.runtime.scale(service, self.random.choice((1, 2, 4)))
+                await self.runtime.roll(service)
+                self.seen["rolled"] += 1
+            whole = True
         except (asyncio.CancelledError, ShuttingDown):
             self.seen["stopped while it scaled"] += 1
+        except Bad:
+            self.seen["not scaled, since one did not load"] += 1
+        if count:
+            self.laws.scaled(self.runtime.bindings[service], count, whole)
 
     def log(self, entries: Sequence[Entry]) -> None:
         self.entries += entries

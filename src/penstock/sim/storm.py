@@ -257,7 +257,7 @@ class Storm:
             self.seen["lost"] += 1
         live = [r for r in work.requests if r.state == RUNNING]
         if work.lease:
-            self.scheduler.peaked(work, {"sim": self.random.choice((0.2, 0.8, 1.0, 1.7, 9.0)) * work.asked[-1]})
+            changes.measure(self, work)
         commands = self.scheduler.finish(work, self.now, errors, measured)
         for request in live:
             if request.outcome:

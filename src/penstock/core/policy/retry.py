@@ -15,6 +15,9 @@ class Retry:
     The wait before attempt k is uniform in [0, min(cap, base x 2^(k-1))] ("full jitter", Brooker, AWS 2015). A budget
     bounds retry storms as in Finagle and tower: each call deposits `budget` tokens, a retry takes one, and
     `reserve` tokens are there from the start. Applies to services declared `safe=True` only.
+
+    Where a call failed before it began (`error.begun` is false: no connection to that remote, so nothing was sent) it is
+    tried on every other remote that takes work, whatever the policy and the budget say: that runs nothing twice.
     """
 
     attempts: int = 3

@@ -68,7 +68,7 @@ class TwoChoices:
 
 @dataclass(frozen=True, slots=True)
 class RoundRobin:
-    """Each host in turn: the one with the fewest starts so far, of those with room."""
+    """Each host in turn, of those with room: the one with the fewest starts, as `Weighted` counts them."""
 
     def pick(self, hosts: Sequence[Host], request: Request, random: Random) -> Host:
         return min(hosts, key=_spent)
@@ -78,7 +78,7 @@ class RoundRobin:
 class Weighted:
     """Shares in proportion to `weights`, one for each host in order: stride scheduling (Waldspurger and Weihl, 1995).
 
-    A host that comes back begins where the others are, so it does not catch up on what it missed.
+    A host that comes back, or was full, begins where the others are, so it does not catch up on what it missed.
     """
 
     weights: Sequence[float]
