@@ -185,7 +185,10 @@ class PatienceBook:
         self.leaving = False  # somebody has left
 
     def exit(self, tenant: str, age: float, left: bool, now: float, dropped: bool = False) -> None:
-        hangups, patience = self.hangups, self.tenants.get(tenant)
+        hangups = self.hangups
+        if age < _FIRST and not (left or dropped or hangups.runs):
+            return
+        patience = self.tenants.get(tenant)
         if left:
             hangups.left(tenant, age)
         elif patience is not None:
