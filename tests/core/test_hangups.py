@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from stand import Stand
 
 from penstock.core.hangups import RUN, SHARE, HangUps
@@ -55,6 +57,41 @@ def test_refusals_count_if_the_callers_are_believed_to_wait_less_than_two_starts
         hangups.refused("stays", 2 * START)
         hangups.refused("goes", 1.9 * START)
     assert list(hangups.tenants) == ["goes"]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["left", "refused", "answered", "comes", "waits"]),
+            st.sampled_from(["t", "t", "t", "u"]),
+            st.floats(0.0, 0.5),
+        ),
+        max_size=200,
+    ),
+    st.booleans(),
+)
+def test_a_tenant_takes_nothing_from_itself(steps: list[tuple[str, str, float]], alone: bool) -> None:
+    """Whatever happened: refused is only who is known, and only within a spell of another tenant's having to wait."""
+    hangups, now = HangUps(lambda: START), 0.0
+    for _ in range(RUN - 2):
+        hangups.left("t", 0.0)
+    waited: dict[str, float] = {}
+    for what, tenant, gap in steps:
+        now += gap
+        tenant = "t" if alone else tenant
+        if what == "left":
+            hangups.left(tenant, gap)
+        elif what == "refused":
+            hangups.refused(tenant, gap)
+        elif what == "answered":
+            hangups.answered(tenant, gap, math.inf)
+        else:
+            was_known = tenant in hangups.tenants
+            if hangups.refuses(call(tenant), now, 1, what == "waits"):
+                others = [at for other, at in waited.items() if other != tenant]
+                assert was_known and others and now < max(others) + START / SHARE
+            elif what == "waits" and not was_known:
+                waited[tenant] = now
 
 
 def test_nothing_is_refused_while_nobody_else_waits() -> None:

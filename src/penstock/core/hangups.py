@@ -24,16 +24,19 @@ _NEVER = (-math.inf, 0)
 
 
 class HangUps:
-    """Of one service. `start_seconds` says what a start takes; `waited` is when somebody not known here last had to wait."""
+    """Of one service. `start_seconds` says what a start takes; `waited` is who last had to wait, and who before that one.
 
-    __slots__ = ("runs", "start_seconds", "tenants", "tried", "waited")
+    Only tenants that were not known here then count, and none of them for itself: alone, a tenant takes from nobody.
+    """
+
+    __slots__ = ("before", "runs", "start_seconds", "tenants", "tried", "waited")
 
     def __init__(self, start_seconds: Callable[[], float]) -> None:
         self.start_seconds = start_seconds
         self.runs: dict[str, int] = {}
         self.tenants: dict[str, None] = {}  # those known
         self.tried: dict[str, tuple[float, int]] = {}  # when, and the call's `seq`
-        self.waited = -math.inf
+        self.waited = self.before = ("", -math.inf)
 
     def left(self, tenant: str, age: float) -> None:
         """A caller left at this age."""
@@ -72,10 +75,13 @@ class HangUps:
         tenant = request.tenant
         if tenant not in self.tenants:
             if waits:
-                self.waited = now
+                if tenant != self.waited[0]:
+                    self.before = self.waited
+                self.waited = tenant, now
             return 0.0
         spell = self.start_seconds() / SHARE
-        if now >= self.waited + spell:
+        _, at = self.before if self.waited[0] == tenant else self.waited
+        if now >= at + spell:
             return 0.0
         again = self.tried.get(tenant, _NEVER)[0] + spell / servers
         if now < again:

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 
 from penstock.codec import MSGPACK as MSGPACK_TYPE
 from penstock.codec import OCTETS, Schema, encode_json, encode_msgpack, media_type
+from penstock.context import NO_BUDGET
 from penstock.errors import InvalidRequest, MethodNotAllowed, NotAcceptable, PenstockError, UnsupportedMedia
 from penstock.http.headers import JSON, MSGPACK, NDJSON, SSE, accepted, budget_of, request_id, trace_line
 from penstock.http.message import Answer, Request, Response, pairs
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from penstock.runtime.call import BoundCall
     from penstock.service import Service
 
+PLAIN = frozenset((b"x-request-id", b"x-penstock-within", b"x-penstock-priority", b"x-penstock-tenant", b"traceparent"))
+"""What a plain request has none of."""
 UNARY = (JSON, MSGPACK, SSE, NDJSON)
 STREAMING = (SSE, NDJSON)
 
@@ -107,18 +110,19 @@ class Endpoint:
 
     def __call__(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
         runtime, headers = self.handler.runtime, request.headers
-        identity = request_id(headers) if b"x-request-id" in headers else ""
+        plain = PLAIN.isdisjoint(headers)
+        identity = "" if plain else request_id(headers)
         try:
             kwargs = self._arguments(request)
             kind = self._kind(headers) if b"accept" in headers else self.offers[0]
-            budget = budget_of(headers, runtime.clock)
+            budget = NO_BUDGET if plain else budget_of(headers, runtime.clock)
         except PenstockError as error:
             return self._refuse(error, request)
         except Exception as error:  # a validator of the user's has a bug
             logger.exception("service %s could not read a request", self.service.name)
             return self._refuse(error, request)
         call = runtime.call(self.service, (), kwargs, budget, size=len(request.body), id=identity)
-        trace = trace_line(headers) if b"traceparent" in headers else b""
+        trace = b"" if plain else trace_line(headers)
         if trace:
             call.trace = trace  # what calls of other servers, made for this one, go on with
         if trace and self.handler.traces is not None:
