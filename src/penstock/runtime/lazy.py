@@ -27,10 +27,7 @@ class LazyFuture(asyncio.Future[Any]):
 
     begun: bool  # by start()
     binding: Binding
-
-    def start(self) -> Self:
-        """Begin; calls `asyncio.Future.__init__`."""
-        raise NotImplementedError
+    start: Callable[[], object]  # the subclass's: begins, and calls `asyncio.Future.__init__`
 
     @property
     def _asyncio_future_blocking(self) -> Any:
