@@ -16,6 +16,7 @@ settings.load_profile("penstock")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+LONGEST = 240  # seconds
 REQUIRE_ALL = os.environ.get("PENSTOCK_REQUIRE_ALL") == "1"
 
 
@@ -25,6 +26,24 @@ def _required(report):
         report.outcome = "failed"
         report.longrepr = f"{report.nodeid} was skipped, but PENSTOCK_REQUIRE_ALL=1: {report.longrepr}"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Every wait has an end, also the poll for what never comes; a storm takes as long as its seeds."""
+    if "storm" in item.nodeid or "/sim/" in item.nodeid:
+        return (yield)
+
+    def over(number, frame):
+        raise TimeoutError(f"{item.nodeid} was not done within {LONGEST} s")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.alarm(LONGEST)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,12 +14,14 @@ from collections.abc import Mapping, Sequence
 from penstock import App, Remote, Runtime
 from penstock.cli import CommandFailed
 from penstock.cli.load import load_app
+from penstock.executors.base import Thread
 from penstock.executors.remote import RemoteState
 from penstock.http.gate import public
 from penstock.http.remotes import states
 from penstock.http.serve import Observer, serve
 from penstock.http.server import CannotListen, Server
 from penstock.policy import Scale
+from penstock.runtime.place import thread_for_each
 from penstock.runtime.sizes import sizes
 from penstock.runtime.timeline import Timeline
 from penstock.runtime.tokens import Tokens
@@ -177,7 +179,7 @@ def report(
             facts = [f"{place.lower()} x{replicas.minimum} to {replicas.maximum}"]
         elif replicas is not None and place != "Inline":
             facts = [f"{place.lower()} x{replicas}"]
-        elif place == "Thread" and service.streams and not service.body.is_class:
+        elif place == "Thread" and thread_for_each(service, o.on or Thread()):
             facts = ["a thread for each stream"]
         elif place == "Thread":
             facts = [f"thread x{1 if service.body.is_class or service.batched else defaults.threads}"]

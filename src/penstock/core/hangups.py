@@ -86,6 +86,8 @@ class HangUps:
         again = self.tried.get(tenant, _NEVER)[0] + spell / servers
         if now < again:
             return again - now
+        if len(self.tried) >= _TENANTS:
+            del self.tried[next(iter(self.tried))]
         self.tried[tenant] = now, request.seq
         return 0.0
 

@@ -21,6 +21,7 @@ from array import array
 from bisect import bisect
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from penstock.core.hangups import HangUps
 
@@ -34,12 +35,7 @@ _ALIKE = math.log(1.25)  # ages that one patience may show as
 
 Sample = tuple[Sequence[float], int]  # ages, and how many callers each stands for
 
-
-_BOUNDS = [_FIRST * math.exp(slot * _GROWTH) for slot in range(1, _BINS + 1)]
-
-
-def _slot(age: float) -> int:
-    return bisect(_BOUNDS, age)
+_slot: Callable[[float], int] = partial(bisect, [_FIRST * math.exp(slot * _GROWTH) for slot in range(1, _BINS + 1)])
 
 
 class Patience:
@@ -91,7 +87,7 @@ class Patience:
             self.together_at = now
             self.changes += 16
         else:
-            self.exits[bisect(_BOUNDS, age) - dropped] += 1
+            self.exits[_slot(age) - dropped] += 1
             self.changes += 1
 
     def _part(self) -> None:

@@ -40,8 +40,8 @@ class Binding:
         self.batched = service.batched
         self.streams = service.streams
         self.place = place
-        here = runtime.place is not None or isinstance(place, Inline | Thread)
-        self.near = here and not self.batched  # a body of this process, which may look at its context
+        in_process = runtime.place is not None or isinstance(place, Inline | Thread)
+        self.contextual = in_process and not self.batched
         self.executor: Executor | None = None
         self.target: Callable[..., Any] = service.body.target
         self.loaded = not service.body.is_class

@@ -282,7 +282,7 @@ class BoundCall(LazyFuture):
 
     def _take_context(self) -> None:
         binding = self.binding
-        if binding.near:
+        if binding.contextual:
             context = self.context = copy_context()
             context.run(frame_var.set, Frame(self.budget, self.request, binding.runtime))
 

@@ -144,12 +144,12 @@ class Mapping:
 
     def take(self) -> Any:
         """The next answer, which is ready; raises what its call raised."""
-        place = self.pending.popleft()
+        mapped = self.pending.popleft()
         if self.room is not None and not self.room.done():
             self.room.set_result(None)
-        error = place.error
+        error = mapped.error
         if error is None:
-            return place.value
+            return mapped.value
         if self.return_exceptions and isinstance(error, Exception):
             return error
         raise error
@@ -217,31 +217,31 @@ class Mapping:
 
     def _begin(self, item: Any) -> None:
         call = self.function(item)
-        place = Mapped(self)
+        mapped = Mapped(self)
         if self.ordered:
-            self.pending.append(place)
+            self.pending.append(mapped)
         else:
-            self.live[place] = None
+            self.live[mapped] = None
         try:
-            place.begin(call)
+            mapped.begin(call)
         except BaseException:  # the user's cost= or size= failed
             if self.ordered:
-                self.pending.remove(place)
+                self.pending.remove(mapped)
             else:
-                del self.live[place]
+                del self.live[mapped]
             raise
         self.begun += 1
         if self.learns and not self.begun & 63 and isinstance(call, BoundCall):
             each = call.binding.station.time.peak
             self.window = max(self.window, min(_MOST, int(_AHEAD / max(each, 1e-6))))
 
-    def came(self, place: Mapped) -> None:
+    def came(self, mapped: Mapped) -> None:
         """One is answered: if it is next, tell whoever reads this map. A map takes soon all that come meanwhile."""
         if not self.ordered:
-            if self.live.pop(place, self) is self:
+            if self.live.pop(mapped, self) is self:
                 return  # closed meanwhile
-            self.pending.append(place)
-        elif not self.pending or self.pending[0] is not place:
+            self.pending.append(mapped)
+        elif not self.pending or self.pending[0] is not mapped:
             return
         if self.after is None:
             self._tell()
@@ -272,10 +272,10 @@ class Mapping:
     def cancel(self) -> list[asyncio.Future[Any]]:
         """Let go of everything; what was under way."""
         self.exhausted = True
-        places = [*self.pending, *self.live]
+        left_behind = [*self.pending, *self.live]
         self.pending.clear()
         self.live.clear()
-        left = [future for place in places if (future := place.cancel()) is not None]
+        left = [future for mapped in left_behind if (future := mapped.cancel()) is not None]
         if self.pump is not None:
             self.pump.cancel()
             left.append(self.pump)

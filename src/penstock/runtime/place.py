@@ -41,8 +41,8 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
     scale: Scale | Elastic | None = None
     if isinstance(place.replicas, Scale) and replicas is not None:
         scale = place.replicas
-    elif body.streams and replicas and place == Thread() and not body.is_class and runtime.place is None:
-        scale = Elastic(minimum=replicas)  # a stream mostly waits, so there is a thread for each
+    elif replicas and thread_for_each(service, place) and runtime.place is None:
+        scale = Elastic(minimum=replicas)
     hosts: tuple[str, ...] = ()
     if isinstance(place, Remote):
         hosts = tuple(place.urls)
@@ -75,6 +75,11 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
         ),
         place,
     )
+
+
+def thread_for_each(service: Service[..., Any], place: Place) -> bool:
+    """Whether each stream has a thread: that of a plain generator mostly waits, so there are as many as are open."""
+    return service.body.streams and not service.body.is_class and place == Thread()
 
 
 def _weighted(order: Order, weights: dict[str, float] | None) -> Order:

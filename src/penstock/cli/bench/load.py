@@ -46,9 +46,8 @@ def target(url: str, method: str, bodies: list[bytes], headers: dict[str, str]) 
         head.encode("latin-1") + (b"content-length: %d\r\n\r\n" % len(body) if body or method == "POST" else b"\r\n") + body
         for body in bodies or [b""]
     )
-    return Target(
-        parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80), parts.scheme == "https", requests
-    )
+    tls = parts.scheme == "https"
+    return Target(parts.hostname or "", parts.port or (443 if tls else 80), tls, requests)
 
 
 class Load:

@@ -110,10 +110,10 @@ def choose(
     candidates = _filling_order(policy, window, now)[: policy.max_size]
     if len(candidates) == 1:
         return candidates, ""
-    learned = policy.learn and time.known and time.a + time.b > 0
     if policy.cost is None and len(candidates) <= most and _all_in_time(candidates, now, time):
         return candidates, "size" if len(candidates) == policy.max_size else ""  # a >= 0, so the most saves most
     costs = pricing.growing(candidates)
+    learned = policy.learn and time.known and time.a + time.b > 0
     best, best_gain, alone, earliest, bound = 1, 0.0, 0.0, math.inf, ""
     for n, request in enumerate(candidates, 1):
         if costs[n - 1] > most and n > 1:
