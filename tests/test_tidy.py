@@ -19,14 +19,15 @@ LAYERS = [
     {"errors"},
     {"codec", "core", "devices"},
     {"executors"},
-    {"policy", "context", "declare", "service", "threads"},
+    {"policy", "context", "declare", "service", "threads", "models"},
     {"runtime"},
     {"http", "sim"},
     {""},  # the package itself: the public names
+    {"engines"},
     {"cli"},
     {"__main__"},
 ]
-TOGETHER = [{"policy", "context", "declare", "service", "threads"}]  # one layer of small modules
+TOGETHER = [{"policy", "context", "declare", "service", "threads", "models"}]  # one layer of small modules
 LAZY = {
     ("runtime/app.py", "http"): "an App is an ASGI application, and a service's module should not load the HTTP layer",
     ("threads.py", "runtime"): "types only",

@@ -48,7 +48,7 @@ class Handler:
         runtime.log.subscribe(self.metrics.read)
         if app.log:
             runtime.log.subscribe(access_log())
-        self.endpoints = {f"/{name}": Endpoint(self, service) for name, service in app.services.items()}
+        self.endpoints = {f"/{name}": Endpoint(self, app.services[name]) for name in app.public}
         self.gate = None if app.tokens is None else Gate(app.tokens)
         self.traces: Traces | None = None  # of requests that are under way, where spans are made of them
         self.replicas = Operations(self)
@@ -162,7 +162,7 @@ class Handler:
     def _index(self, request: Request) -> Response:
         services = {
             name: {"path": f"/{name}", "streams": s.streams, "doc": s.doc.partition("\n")[0]}
-            for name, s in self.app.services.items()
+            for name, s in ((name, self.app.services[name]) for name in self.app.public)
         }
         if b"text/html" not in request.headers.get(b"accept", b""):
             return Response(200, _JSON, msgspec.json.encode({"name": self.app.name, "services": services}))

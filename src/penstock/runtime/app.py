@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from typing import Any
 
 from penstock.errors import ConfigError
+from penstock.models import Model
 from penstock.runtime.sizes import Profile, sizes
 from penstock.runtime.tokens import Tokens
 from penstock.service import Service
@@ -22,7 +23,8 @@ class App:
 
     `cors` is the list of origins that browsers may call from ("*" for any), `max_body` the largest request in bytes,
     `mounts` maps path prefixes to other ASGI applications, `log=False` drops the line per request,
-    `tokens` is a file of bearer tokens that callers need (`penstock token add`). An App is itself
+    `tokens` is a file of bearer tokens that callers need (`penstock token add`). `models` are served at `/v1/...`, as clients
+    of OpenAI, Cohere and others expect them (`penstock.models`, `penstock.engines`). An App is itself
     an ASGI application: serve it with `penstock serve module:app`, or mount it in Starlette or FastAPI, whose lifespan
     then should hold `async with penstock.Runtime(app)` (else the app loads at its first request, and does not drain).
     """
@@ -37,15 +39,21 @@ class App:
         mounts: Mapping[str, ASGIApp] | None = None,
         log: bool = True,
         tokens: str | os.PathLike[str] | None = None,
+        models: Sequence[Model] = (),
         debug: bool = False,
     ) -> None:
         self.services: dict[str, Service[..., Any]] = {}
         for each in services:
             if not isinstance(each, Service):
                 raise ConfigError(f"App(...) takes services, not {each!r}; make one with @penstock.service")
-            if each.name in self.services and self.services[each.name] is not each:
-                raise ConfigError(f'two services are named {each.name!r}; give one another name: service(..., name="...")')
-            self.services[each.name] = each
+            self._add(each)
+        self.public = tuple(self.services)  # those that have a path of their own
+        self.models: dict[str, Model] = {}
+        for model in models:
+            if self.models.setdefault(model.name, model) is not model:
+                raise ConfigError(f'two models are named {model.name!r}; give one another name: name="..."')
+            for each in model.services:
+                self._add(each)
         if isinstance(cors, str):
             raise ConfigError(f"App(cors={cors!r}): a list of origins, for instance [{cors!r}]")
         sizes(profile)  # refuse an unknown profile here, not at start
@@ -58,6 +66,10 @@ class App:
         self.tokens = None if tokens is None else Tokens(tokens)
         self.debug = debug
         self._asgi: ASGIApp | None = None
+
+    def _add(self, service: Service[..., Any]) -> None:
+        if self.services.setdefault(service.name, service) is not service:
+            raise ConfigError(f'two services are named {service.name!r}; give one another name: service(..., name="...")')
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._asgi is None:
