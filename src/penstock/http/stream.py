@@ -8,6 +8,7 @@ a comment (or an empty line) every 15 seconds from one shared sweep, so that not
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import TYPE_CHECKING
@@ -16,11 +17,12 @@ import msgspec
 
 from penstock.codec import encode_json
 from penstock.errors import PenstockError
-from penstock.http.message import Disconnected, Out
+from penstock.http.message import Disconnected, Out, Response
 from penstock.http.problems import problem, problem_response
 
 if TYPE_CHECKING:
     from penstock.http.endpoint import Exchange
+    from penstock.http.handler import Handler
 
 SSE_HEAD = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 NDJSON_HEAD = b"content-type: application/x-ndjson\r\ncache-control: no-cache\r\n"
@@ -46,10 +48,10 @@ class Heartbeats:
 
     def __init__(self, interval: float = HEARTBEAT) -> None:
         self.interval = interval
-        self.streams: dict[EventStream, None] = {}
+        self.streams: dict[Writing, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, stream: EventStream) -> None:
+    def add(self, stream: Writing) -> None:
         self.streams[stream] = None
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.interval / 2, self._turn)
@@ -67,59 +69,79 @@ class Heartbeats:
             self._timer = None
 
 
-class EventStream:
-    """One streamed answer (`Streamed`): events if `events`, else lines of JSON."""
+class Writing(ABC):
+    """A streamed answer (`Streamed`) in the writing: what all of them share. `name` is what is being called."""
 
-    __slots__ = ("events", "exchange", "out", "quiet", "started", "waiting")
+    __slots__ = ("handler", "out", "quiet", "started", "waiting")
+    name: str
+    sign = PING  # of life
 
-    def __init__(self, exchange: Exchange, events: bool) -> None:
-        self.exchange = exchange
-        self.events = events
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
         self.out: Out | None = None
         self.started = False
         self.quiet = 0
         self.waiting: Awaitable[None] | None = None
         """What the last write gave to await: while it is there, nothing else may be written."""
 
+    @abstractmethod
+    async def pull(self, out: Out) -> None:
+        """Read all items, and write them."""
+
+    @abstractmethod
+    def head(self) -> bytes:
+        """The header lines, asked for when the first item is there."""
+
+    @abstractmethod
+    def end(self) -> bytes:
+        """What closes the stream."""
+
+    @abstractmethod
+    def broken(self, error: BaseException) -> bytes:
+        """What closes a stream that failed after its start."""
+
+    @abstractmethod
+    def refusal(self, error: BaseException) -> Response:
+        """The answer if it failed before."""
+
+    def unwanted(self) -> None:
+        """Only the head is asked for."""
+
     async def run(self, out: Out) -> None:
         self.out = out
         if out.bodiless:
-            self.exchange.call.cancel()
+            self.unwanted()
             await self._end(b"")
             return
-        heartbeats = self.exchange.endpoint.handler.heartbeats
+        heartbeats = self.handler.heartbeats
         heartbeats.add(self)
         try:
-            await self.exchange.endpoint.handler.pacer.turn()
-            await self._items(out)
+            await self.handler.pacer.turn()
+            await self.pull(out)
         except Disconnected:
             raise
         except asyncio.CancelledError:
             if leaving():
                 raise
-            await self._fail(PenstockError(f"{self.exchange.endpoint.service.name} cancelled its own call"))
+            await self._fail(PenstockError(f"{self.name} cancelled its own call"))
         except (Exception, SystemExit) as error:
             await self._fail(error)
         else:
-            await self._end(END if self.events else b"")
+            await self._end(self.end())
         finally:
             heartbeats.streams.pop(self, None)
             if isinstance(self.waiting, asyncio.Future):
                 self.waiting.cancel()  # a heartbeat's
 
-    async def _items(self, out: Out) -> None:
-        count, events, write = 0, self.events, out.write
-        async with aclosing(self.exchange.call.__aiter__()) as items:  # type: ignore[type-var]
-            async for item in items:
-                data = b"id: %d\ndata: %b\n\n" % (count, encode_json(item)) if events else encode_json(item) + b"\n"
-                count += 1
-                if self.waiting is not None:
-                    await self._settle()  # a heartbeat's
-                waiting = write(data) if self.started else self._start(data)
-                self.quiet = 0
-                if waiting is not None:
-                    self.waiting = waiting
-                    await self._settle()
+    async def put(self, data: bytes, out: Out) -> None:
+        """Write; waits only while the reader is behind."""
+        if self.waiting is not None:
+            await self._settle()  # a heartbeat's
+        waiting = out.write(data) if self.started else self._start(data)
+        self.quiet = 0
+        if waiting is not None:
+            self.waiting = waiting
+            await self._settle()
 
     async def _settle(self) -> None:
         """Await the last write. It stays in `waiting` meanwhile, so that no heartbeat comes between."""
@@ -132,8 +154,7 @@ class EventStream:
     def _start(self, data: bytes) -> Awaitable[None] | None:
         assert self.out is not None
         self.started = True
-        head = self.exchange.head() + (SSE_HEAD if self.events else NDJSON_HEAD)
-        return self.out.start(200, head, (RETRY if self.events else b"") + data)
+        return self.out.start(200, self.head(), data)
 
     async def _end(self, data: bytes) -> None:
         assert self.out is not None
@@ -146,13 +167,10 @@ class EventStream:
 
     async def _fail(self, error: BaseException) -> None:
         assert self.out is not None
-        exchange = self.exchange
-        exchange.report(error)
         if self.started:
-            body = msgspec.json.encode(problem(error, exchange.call.id, debug=exchange.debug))
-            await self._end(b"event: error\ndata: %b\n\n" % body if self.events else b'{"error":%b}\n' % body)
+            await self._end(self.broken(error))
             return
-        answer = problem_response(error, exchange.call.id, head=exchange.head(), debug=exchange.debug)
+        answer = self.refusal(error)
         length = b"content-length: %d\r\n" % len(answer.body)
         self.started = True
         self.waiting = self.out.start(answer.status, answer.head + length, answer.body, sized=True)
@@ -166,10 +184,60 @@ class EventStream:
         if self.quiet < 2 or self.out is None or self.waiting is not None:
             return
         self.quiet = 0
-        sign = PING if self.events else BLANK
         try:
-            waiting = self.out.write(sign) if self.started else self._start(sign)
+            waiting = self.out.write(self.sign) if self.started else self._start(self.sign)
         except Disconnected:
             return
         if waiting is not None:
             self.waiting = asyncio.ensure_future(waiting)
+
+
+class EventStream(Writing):
+    """The items of one call: as events if `events`, else as lines of JSON."""
+
+    __slots__ = ("events", "exchange", "name", "sign")
+
+    def __init__(self, exchange: Exchange, events: bool) -> None:
+        super().__init__(exchange.endpoint.handler)
+        self.exchange = exchange
+        self.events = events
+        self.name = exchange.endpoint.service.name
+        self.sign = PING if events else BLANK
+
+    async def pull(self, out: Out) -> None:
+        count, events, write = 0, self.events, out.write
+        async with aclosing(self.exchange.call.__aiter__()) as items:  # type: ignore[type-var]
+            async for item in items:
+                data = b"id: %d\ndata: %b\n\n" % (count, encode_json(item)) if events else encode_json(item) + b"\n"
+                count += 1
+                if self.waiting is not None or not self.started:
+                    await self.put(data, out)
+                    continue
+                waiting = write(data)  # as `put`, without its coroutine
+                self.quiet = 0
+                if waiting is not None:
+                    self.waiting = waiting
+                    await self._settle()
+
+    def _start(self, data: bytes) -> Awaitable[None] | None:
+        return super()._start(RETRY + data if self.events else data)
+
+    def head(self) -> bytes:
+        return self.exchange.head() + (SSE_HEAD if self.events else NDJSON_HEAD)
+
+    def end(self) -> bytes:
+        return END if self.events else b""
+
+    def broken(self, error: BaseException) -> bytes:
+        exchange = self.exchange
+        exchange.report(error)
+        body = msgspec.json.encode(problem(error, exchange.call.id, debug=exchange.debug))
+        return b"event: error\ndata: %b\n\n" % body if self.events else b'{"error":%b}\n' % body
+
+    def refusal(self, error: BaseException) -> Response:
+        exchange = self.exchange
+        exchange.report(error)
+        return problem_response(error, exchange.call.id, head=exchange.head(), debug=exchange.debug)
+
+    def unwanted(self) -> None:
+        self.exchange.call.cancel()
