@@ -116,6 +116,8 @@ class ChatModel:
     features: frozenset[Feature] = frozenset()
     max_tokens: int | None = None
     """Of an answer for which the request names no number; None for what the context leaves."""
+    defaults: Sampling = field(default_factory=lambda: Sampling())
+    """How tokens are chosen where the request does not say (a model's own `generation_config.json`)."""
     inner: tuple[Service[..., Any], ...] = ()
 
     @property

@@ -116,7 +116,7 @@ def test_budget_and_times(url: str) -> None:
     ("arguments", "expected"),
     [
         (("{url}/helo", "name=Ada"), "404 Not found: nothing is at /helo; did you mean /hello?"),
-        (("{url}/zzz",), "404 Not found: nothing is at /zzz; the services are /breaks, /count"),
+        (("{url}/zzz",), "404 Not found: nothing is at /zzz; there is /breaks, /count"),
         (
             ("{url}/hello", "nam=Ada"),
             "422 Validation failed: Object contains unknown field `nam`. `hello` takes an object with the fields: `name`, `times`",

@@ -117,10 +117,10 @@ class Endpoint:
             kind = self._kind(headers) if b"accept" in headers else self.offers[0]
             budget = NO_BUDGET if plain else budget_of(headers, runtime.clock)
         except PenstockError as error:
-            return self._refuse(error, request)
+            return self.refuse(error, request)
         except Exception as error:  # a validator of the user's has a bug
             logger.exception("service %s could not read a request", self.service.name)
-            return self._refuse(error, request)
+            return self.refuse(error, request)
         call = runtime.call(self.service, (), kwargs, budget, size=len(request.body), id=identity)
         trace = b"" if plain else trace_line(headers)
         if trace:
@@ -162,8 +162,10 @@ class Endpoint:
         allow = f"{self.service.name} answers {self.methods}"
         raise MethodNotAllowed(allow + ("" if self.service.safe else "; declare it safe=True to allow GET"))
 
-    def _refuse(self, error: Exception, request: Request) -> Response:
-        head = b"allow: %b\r\n" % self.methods.encode() if isinstance(error, MethodNotAllowed) else b""
+    def refuse(self, error: Exception, request: Request, head: bytes = b"") -> Response:
+        """The answer to a request that never becomes a call."""
+        if isinstance(error, MethodNotAllowed):
+            head += b"allow: %b\r\n" % self.methods.encode()
         return self.handler.refuse(error, request.headers, self.service.name, head)
 
     async def _unary(self, call: BoundCall, kind: str, trace: bytes) -> Response:

@@ -16,6 +16,8 @@ from penstock.http.gate import Gate, challenge
 from penstock.http.headers import request_id
 from penstock.http.message import Answer, Request, Response
 from penstock.http.metrics import Metrics
+from penstock.http.openai import MODEL, MODELS, routes
+from penstock.http.openai.route import Route
 from penstock.http.openapi import describe
 from penstock.http.operate import PREFIX as REPLICAS
 from penstock.http.operate import Operations
@@ -52,6 +54,7 @@ class Handler:
         self.gate = None if app.tokens is None else Gate(app.tokens)
         self.traces: Traces | None = None  # of requests that are under way, where spans are made of them
         self.replicas = Operations(self)
+        self.paths: dict[str, Endpoint | Route[Any]] = {**self.endpoints, **routes(self)}
         self._openapi: bytes | None = None
         self.operations = {
             "/": self._index,
@@ -63,7 +66,7 @@ class Handler:
         }
 
     def __call__(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
-        endpoint = self.endpoints.get(request.path)
+        endpoint = self.paths.get(request.path)
         if self.gate is not None and (refusal := self.bar(request)) is not None:
             origin = self._origin(request)
             return self._with_origin(refusal, origin) if origin else refusal
@@ -84,12 +87,14 @@ class Handler:
         error = self.gate.refuse(request, self.runtime.clock())
         if error is None:
             return None
-        service = request.path[1:] if request.path in self.endpoints else ""
-        return self.refuse(error, request.headers, service, challenge(error))
+        endpoint = self.paths.get(request.path)
+        if endpoint is not None:
+            return endpoint.refuse(error, request, challenge(error))
+        return self.refuse(error, request.headers, "", challenge(error))
 
     def knows(self, path: str) -> bool:
         """Whether this path is ours before it is a mounted application's."""
-        return path in self.endpoints or (path != "/" and path in self.operations)
+        return path in self.paths or (path != "/" and path in self.operations)
 
     def stop(self) -> None:
         """No more heartbeats."""
@@ -98,21 +103,24 @@ class Handler:
     def refuse(self, error: Exception, headers: dict[bytes, bytes], service: str = "", head: bytes = b"") -> Response:
         """The answer to a request that never becomes a call, with an id and a line in the log nevertheless."""
         identity = request_id(headers) or self.runtime.next_id()
-        self._note(identity, service, error)
+        self.note(identity, service, error)
         return problem_response(error, identity, head=b"x-request-id: %b\r\n%b" % (identity.encode("ascii"), head))
 
-    def _note(self, identity: str, service: str, error: Exception) -> None:
+    def note(self, identity: str, service: str, error: Exception) -> None:
+        """The line in the log of a request that never became a call."""
         now, kind = self.runtime.clock(), f"HTTP{error.code}" if isinstance(error, Fault) else type(error).__name__
         outcome = "invalid" if isinstance(error, PenstockError) else "failed"
         self.runtime.log.append((identity, service, "", outcome, kind, now, 0.0, 0.0, 0.0, 0.0, 0, "", -1, 0, ""))
 
     # Operations
 
-    def _operate(self, request: Request) -> Response | Coroutine[Any, Any, Response]:
+    def _operate(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
         operation = self.operations.get(request.path)
         if operation is None:
             if request.path.startswith(REPLICAS):
                 return self.replicas(request)
+            if request.path.startswith(MODEL) and MODELS in self.paths:
+                return self.paths[MODELS](request)
             if request.path.startswith("/readyz/"):
                 return self._ready_one(request)
             return self.refuse(NotFound(self._unknown(request.path[:200])), request.headers)
@@ -122,10 +130,10 @@ class Handler:
         return operation(request)
 
     def _unknown(self, path: str) -> str:
-        near = get_close_matches(path, self.endpoints, 1)
+        near = get_close_matches(path, self.paths, 1)
         if near:
             return f"nothing is at {path}; did you mean {near[0]}?"
-        return f"nothing is at {path}; the services are {', '.join(sorted(self.endpoints)) or 'none'}"
+        return f"nothing is at {path}; there is {', '.join(sorted(self.paths)) or 'no service'}"
 
     def _health(self, request: Request) -> Response:
         """That this is answered shows that the loop turns; red only if the scheduler has stopped being driven."""
@@ -185,7 +193,7 @@ class Handler:
         return b""
 
     def _preflight(self, request: Request, origin: bytes) -> Response:
-        endpoint = self.endpoints.get(request.path)
+        endpoint = self.paths.get(request.path)
         allow = endpoint.methods.encode() if endpoint is not None else b"GET, HEAD, OPTIONS"
         head = b"allow: %b\r\n" % allow
         if origin:

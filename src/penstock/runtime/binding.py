@@ -127,7 +127,7 @@ class Binding:
             runtime.arm()
 
     def _nest(self, request: Request, parent: Request) -> None:
-        request.root = False
+        request.root = parent.station is None  # then it is one of a group, and the group was not submitted itself
         request.arrival = parent.arrival
         request.held = parent.held
         if parent.station is not None and parent.station.nodes:

@@ -32,6 +32,8 @@ def _hold(call: BoundCall) -> list[Request]:
     nodes, holders = call.binding.station.nodes, []
     while nodes and call.frame is not None and call.frame.request is not None:
         reader = call.frame.request
+        if reader.station is None:
+            break  # a group of calls, which holds nothing
         reader.held = (*reader.held, *nodes)
         holders.append(reader)
         if reader.item is None or not reader.item.binding.streams:

@@ -1,0 +1,47 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+from penstock.http.message import Answer
+from penstock.http.openai.answers import ChunkStream, Made, whole
+from penstock.http.openai.catalogue import WRITES
+from penstock.http.openai.forms import ChatForm
+from penstock.http.openai.generation import Generation, room
+from penstock.http.openai.prompt import conversation, refuse_unsupported, schema_of, template_options
+from penstock.http.openai.relay import relayed
+from penstock.http.openai.route import Asked, Route, answered, aside
+from penstock.http.openai.wire import Chat
+from penstock.models import ChatModel, UpstreamModel
+
+
+class ChatRoute(Route[Chat]):
+    """Conversations."""
+
+    shape = Chat
+
+    def answer(self, body: Chat, asked: Asked) -> Answer | Coroutine[Any, Any, Answer]:
+        model: ChatModel | UpstreamModel = self.model(body.model, WRITES)
+        if isinstance(model, UpstreamModel):
+            return relayed(asked, model, body)
+        refuse_unsupported(body, model)
+        stop, schema = body.stops(), schema_of(body.response_format, model)
+        messages, images = conversation(body.messages, model)
+        options = template_options(body)
+        wanted = body.max_completion_tokens or body.max_tokens
+
+        async def make() -> Made:
+            prompt = await aside(asked.size, lambda: model.tokenizer.chat(messages, **options))
+            sampling = {**model.defaults, **body.sampling(room(model, [prompt], wanted, "messages"))}
+            if body.logprobs:
+                sampling["logprobs"] = body.top_logprobs or 0
+            if schema is not None:
+                sampling["schema"] = schema
+            generation = Generation(asked, model, [prompt], sampling, stop, body.n or 1, images)  # type: ignore[arg-type]
+            usage = body.stream_options is not None and body.stream_options.include_usage
+            form = ChatForm(f"chatcmpl-{asked.id}", model.name, model.tokenizer, usage, bool(body.logprobs))
+            return generation, form
+
+        return ChunkStream(asked, make) if body.stream else answered(asked, whole(make))

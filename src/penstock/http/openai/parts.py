@@ -1,0 +1,42 @@
+"""Requests of many parts: each a call, all of them or none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from penstock.http.openai.faults import Rejected
+from penstock.http.openai.route import Asked
+from penstock.runtime import join
+from penstock.service import Service
+
+
+async def together(asked: Asked, parts: Sequence[tuple[Service[..., Any], tuple[Any, ...]]]) -> Sequence[Any]:
+    """What the calls answer, in order. If one fails the others are cancelled, and its error is raised."""
+    alone = len(parts) == 1
+    failure: BaseException | None = None
+    try:
+        if alone:
+            service, args = parts[0]
+            return [await asked.call(service, *args)]
+        return await join(*[asked.call(service, *args, alone=False) for service, args in parts])
+    except BaseException as error:
+        failure = error
+        raise
+    finally:
+        asked.ended(failure)
+        del failure
+
+
+def truncated(found: Sequence[Any], param: str, allowed: bool | None, most: int) -> list[dict[str, int]]:
+    """Which texts were cut, and by how much; `found` are `Embedding`s or `Score`s. Raises Rejected if that is not allowed."""
+    cut = [{"index": n, "tokens": each[1], "cut": each[2]} for n, each in enumerate(found) if each[2]]
+    if cut and allowed is False:
+        first = cut[0]
+        raise Rejected(
+            f"{param}[{first['index']}] is {first['cut']} tokens longer than the {most} that the model reads; "
+            "send a shorter one, or leave out truncate=false to have it cut",
+            param,
+            "context_length_exceeded",
+        )
+    return cut

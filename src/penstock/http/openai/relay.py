@@ -1,0 +1,75 @@
+"""Requests for a model on another server: passed on as they are, and answered as it answers, under its name here."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from penstock.errors import RemoteFailed
+from penstock.http.message import Answer, Out, Response
+from penstock.http.openai import faults
+from penstock.http.openai.forms import DONE
+from penstock.http.openai.route import Asked, answered
+from penstock.http.stream import SSE_HEAD, Writing
+from penstock.models import UpstreamModel
+
+_encode = msgspec.json.Encoder().encode
+
+
+def relayed(asked: Asked, model: UpstreamModel, body: Any) -> Answer | Coroutine[Any, Any, Answer]:
+    """The other server's answer. `body` is what was read; what it left out stays out."""
+    given = {key: value for key, value in msgspec.to_builtins(body).items() if value is not None}
+    given["model"] = model.remote_name
+    call = asked.call(model.relay, asked.path, given)
+    return EventRelay(asked, call, model.name) if given.get("stream") else answered(asked, _whole(call, model.name))
+
+
+async def _whole(call: Any, name: str) -> bytes:
+    found: dict[str, Any] | None = None
+    async with aclosing(call.__aiter__()) as items:
+        async for item in items:
+            found = item
+    if found is None:
+        raise RemoteFailed(f"the server of {name} answered nothing")
+    return _encode(_renamed(found, name))
+
+
+def _renamed(told: dict[str, Any], name: str) -> dict[str, Any]:
+    return {**told, "model": name} if "model" in told else told
+
+
+class EventRelay(Writing):
+    """The other server's events. Responses have names for theirs, and end without `[DONE]`."""
+
+    __slots__ = ("asked", "call", "model", "name", "named")
+
+    def __init__(self, asked: Asked, call: Any, model: str) -> None:
+        super().__init__(asked.handler)
+        self.asked = asked
+        self.call = call
+        self.model = model
+        self.name = asked.path
+        self.named = asked.path == "/v1/responses"
+
+    async def pull(self, out: Out) -> None:
+        async with aclosing(self.call.__aiter__()) as items:
+            async for item in items:
+                kind = b"event: %b\n" % str(item.get("type", "")).encode() if self.named else b""
+                await self.put(b"%bdata: %b\n\n" % (kind, _encode(_renamed(item, self.model))), out)
+
+    def head(self) -> bytes:
+        return self.asked.head() + SSE_HEAD
+
+    def end(self) -> bytes:
+        return b"" if self.named else DONE
+
+    def broken(self, error: BaseException) -> bytes:
+        self.asked.failed(error)  # its log
+        _, told = faults.body(error, self.asked.id, debug=self.asked.handler.app.debug)
+        return b"data: %b\n\n" % _encode(told)
+
+    def refusal(self, error: BaseException) -> Response:
+        return self.asked.failed(error)

@@ -1,0 +1,207 @@
+"""What the model endpoints have in common: who asks, what is read, how errors are told, and one line in the log a request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Coroutine
+from contextvars import copy_context
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+from penstock.codec import JSON, decode_any, media_type
+from penstock.context import NO_BUDGET, Budget, Frame, frame_var
+from penstock.core.request import Request as Group
+from penstock.errors import InvalidRequest, MethodNotAllowed, PenstockError, UnsupportedMedia
+from penstock.http.headers import budget_of, request_id, trace_line
+from penstock.http.message import Answer, Request, Response
+from penstock.http.openai import faults
+from penstock.http.openai.catalogue import Catalogue
+from penstock.http.stream import leaving
+
+if TYPE_CHECKING:
+    from penstock.http.handler import Handler
+    from penstock.runtime.call import BoundCall
+    from penstock.service import Service
+
+T = TypeVar("T")
+AWAY = 2_000  # characters: texts longer than that are made into tokens in a thread
+
+logger = logging.getLogger("penstock")
+JSON_HEAD = b"content-type: application/json\r\n"
+
+
+class Asked:
+    """One request of a model endpoint: its identity, its budget, and the calls that are made for it.
+
+    The calls are roots: each is admitted, ordered and charged on its own. Where there are several, they have the request for a
+    parent in the log, and it has the one line.
+    """
+
+    __slots__ = ("arrived", "budget", "calls", "group", "handler", "id", "path", "size", "trace")
+
+    def __init__(self, handler: Handler, request: Request) -> None:
+        headers, runtime = request.headers, handler.runtime
+        self.handler = handler
+        self.path = request.path
+        self.id = request_id(headers) or runtime.next_id()
+        self.budget = _budget(handler, headers)
+        self.trace = trace_line(headers)
+        self.size = len(request.body)
+        self.arrived = runtime.clock()
+        self.group: Group | None = None
+        self.calls: list[BoundCall] = []
+
+    def call(self, service: Service[..., Any], *args: Any, alone: bool = True) -> BoundCall:
+        """A call for this request; not `alone`: one of several."""
+        runtime = self.handler.runtime
+        if alone:
+            call = runtime.call(service, args, {}, self.budget, size=self.size, id=self.id)
+        else:
+            call = copy_context().run(self._part, service, args)
+        if self.trace:
+            call.trace = self.trace
+        self.calls.append(call)
+        return call
+
+    def _part(self, service: Service[..., Any], args: tuple[Any, ...]) -> BoundCall:
+        if self.group is None:
+            self.group = Group(self.id, self.budget.tenant, 0)
+            self.group.arrival = self.arrived
+        frame_var.set(Frame(self.budget, self.group, self.handler.runtime))
+        return self.handler.runtime.call(service, args, {})
+
+    def head(self) -> bytes:
+        """Identity and accounting, as response headers."""
+        from penstock.http.endpoint import head_of
+
+        if self.group is None and len(self.calls) == 1:
+            return head_of(self.calls[0], self.trace)
+        return b"x-request-id: %b\r\n%b" % (self.id.encode("ascii"), self.trace)
+
+    def ended(self, error: BaseException | None) -> None:
+        """One line for what was several calls."""
+        if self.group is None:
+            return
+        runtime = self.handler.runtime
+        outcome, kind = "ok", ""
+        if error is not None:
+            outcome, kind = "failed", type(error).__name__
+            if isinstance(error, asyncio.CancelledError | GeneratorExit):
+                outcome, kind = "cancelled", ""
+        took, tenant = runtime.clock() - self.arrived, self.budget.tenant
+        line = (self.id, self.path, tenant, outcome, kind, self.arrived, 0.0, 0.0, took, 0.0, 0, "", -1, len(self.calls), "")
+        runtime.log.append(line)
+
+    def failed(self, error: BaseException) -> Response:
+        """The answer to a request whose calls failed. What user code raised goes to the log, with its traceback."""
+        if not isinstance(error, PenstockError):
+            logger.error("%s failed in request %s", self.path, self.id, exc_info=error)
+        return faults.response(error, self.id, self.head(), debug=self.handler.app.debug)
+
+
+def _budget(handler: Handler, headers: dict[bytes, bytes]) -> Budget:
+    """The budget that the headers name. Without tokens, whoever sends an API key is a tenant of that key."""
+    budget = budget_of(headers, handler.runtime.clock)
+    key = headers.get(b"authorization")
+    if handler.gate is None and key and not budget.tenant:
+        tenant = f"key-{sha256(key).hexdigest()[:12]}"
+        return NO_BUDGET if not tenant else Budget(budget.deadline, budget.priority, tenant)
+    return budget
+
+
+class Route(ABC, Generic[T]):
+    """One model endpoint. `shape` is what it reads."""
+
+    methods = "POST, OPTIONS"
+    shape: type[T]
+
+    def __init__(self, handler: Handler, path: str, catalogue: Catalogue) -> None:
+        self.handler = handler
+        self.path = path
+        self.catalogue = catalogue
+
+    @abstractmethod
+    def answer(self, body: T, asked: Asked) -> Answer | Coroutine[Any, Any, Answer]:
+        """Begin to answer. May raise what `refuse` tells."""
+
+    def __call__(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
+        if request.method == "OPTIONS":
+            return Response(204, b"allow: %b\r\n" % self.methods.encode())
+        try:
+            if request.method != "POST":
+                raise MethodNotAllowed(f"{self.path} answers POST")
+            body = self.read(request)
+            return self.answer(body, Asked(self.handler, request))
+        except PenstockError as error:
+            return self.refuse(error, request)
+        except Exception as error:
+            logger.exception("%s could not read a request", self.path)
+            return self.refuse(error, request)
+
+    def read(self, request: Request) -> T:
+        """The body. Raises InvalidRequest."""
+        given = request.headers.get(b"content-type")
+        kind = JSON if given is None else media_type(given.decode("latin-1"))
+        if kind != JSON:
+            raise UnsupportedMedia(f"{self.path} reads application/json, not {kind[:100]} (curl: --json '...')")
+        if not request.body:
+            raise InvalidRequest("the body is empty; send a JSON object")
+        found: T = decode_any(request.body, JSON, self.shape)
+        return found
+
+    def refuse(self, error: Exception, request: Request, head: bytes = b"") -> Response:
+        """The answer to a request that never becomes a call."""
+        if isinstance(error, MethodNotAllowed):
+            head += b"allow: %b\r\n" % self.methods.encode()
+        identity = request_id(request.headers) or self.handler.runtime.next_id()
+        self.handler.note(identity, self.path, error)
+        return faults.response(error, identity, b"x-request-id: %b\r\n%b" % (identity.encode("ascii"), head))
+
+    def model(self, name: str | None, kinds: tuple[type[Any], ...]) -> Any:
+        """The model that is asked for. Raises NoModel."""
+        return self.catalogue.only(kinds) if name is None else self.catalogue.find(name, kinds)
+
+
+async def answered(asked: Asked, body: Awaitable[bytes]) -> Response:
+    """An answer of JSON, or the error that making it raised."""
+    try:
+        data = await body
+        return Response(200, asked.head() + JSON_HEAD, data)
+    except asyncio.CancelledError:
+        if leaving():
+            raise
+        return asked.failed(PenstockError(f"{asked.path} cancelled its own call"))
+    except (Exception, SystemExit) as error:
+        return asked.failed(error)
+
+
+async def aside(size: int, work: Any, *args: Any) -> Any:
+    """`work(*args)` on input of `size` characters: here if that is short, else in a thread."""
+    return work(*args) if size <= AWAY else await asyncio.to_thread(work, *args)
+
+
+class Models(Route[Any]):
+    """`GET /v1/models` and `/v1/models/{name}`."""
+
+    methods = "GET, HEAD, OPTIONS"
+
+    def answer(self, body: Any, asked: Asked) -> Answer:
+        raise NotImplementedError
+
+    def __call__(self, request: Request) -> Answer:
+        if request.method == "OPTIONS":
+            return Response(204, b"allow: %b\r\n" % self.methods.encode())
+        if request.method not in ("GET", "HEAD"):
+            return self.refuse(MethodNotAllowed(f"{self.path} answers GET"), request)
+        entries = [self.catalogue.entry(model) for model in self.catalogue.models.values()]
+        name = request.path[len(self.path) + 1 :]
+        found: Any = {"object": "list", "data": entries}
+        if name:
+            found = next((entry for entry in entries if entry["id"] == name), None)
+            if found is None:
+                return self.refuse(faults.NoModel(f"no model is named {name[:200]!r}"), request)
+        return Response(200, JSON_HEAD, msgspec.json.encode(found))
