@@ -65,7 +65,8 @@ def _is_path(name: str) -> bool:
 
 
 def _weights(folder: Path, model: str, pickles: bool) -> tuple[Path, ...]:
-    """The files with the weights: as the index says, if they are in parts."""
+    """The files with the weights: as the index says, if they are in parts. Older sentence-transformers have a subfolder."""
+    folder = next((inner for inner in folder.glob("0_*") if (inner / "config.json").is_file()), folder)
     kinds = [("model", "safetensors"), *([("pytorch_model", "bin")] if pickles else [])]
     for stem, ending in kinds:
         index = folder / f"{stem}.{ending}.index.json"
