@@ -1,4 +1,4 @@
-"""The offline bound of row F: what the demo's own engine does with all texts at hand, no server and no queue.
+"""The offline bound of row F: what the engine of the demo does with all texts at hand, no server and no queue.
 
 usage: python bench/offline_embed.py [threads=1] [cpus=0,1] [n=192] [rounds=3] [kind=short,mixed]
 
@@ -23,9 +23,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from demo.minilm import Embedder
+from demo.app import model_folder
+
+from penstock.engines.embedding import Embedder
+from penstock.engines.embedding_config import read_config
+from penstock.engines.source import locate
 
 Batches = list[list[str]]
+
+
+def minilm() -> Embedder:
+    source = locate(model_folder())
+    return Embedder(source, read_config(source), "onnx", 1, None, False)
 
 
 def texts_of(kind: str, n: int, seed: int = 0) -> list[str]:
@@ -76,27 +85,29 @@ def main() -> None:
     if "cpus" in options:
         os.sched_setaffinity(0, {int(cpu) for cpu in options["cpus"].split(",")})
     threads, n, rounds = (int(options.get(k, d)) for k, d in (("threads", 1), ("n", 192), ("rounds", 3)))
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     started = time.perf_counter()
-    engine = Embedder(threads)
+    engine = minilm()
+    encoder = engine.encoder
     load = time.perf_counter() - started
     settings = {"threads": threads, "cpus": sorted(os.sched_getaffinity(0)), "n": n, "load_s": round(load, 2)}
     run_whole = 1 << 30
     for kind in options.get("kind", "short,mixed").split(","):
         texts = texts_of(kind, n)
-        plans = plans_of(texts, engine.tokens)
-        variants = [(name, name, engine.run_tokens) for name in plans]
+        plans = plans_of(texts, lambda text: len(engine.reader.tokenizer.encode(text)))
+        variants = [(name, name, encoder.run_tokens) for name in plans]
         variants += [(name + " raw", name, run_whole) for name in plans if name != "single"]
         best: dict[str, tuple[float, float]] = {}
-        own = engine.run_tokens
+        own = encoder.run_tokens
         for _ in range(rounds):
-            for label, name, engine.run_tokens in variants:
+            for label, name, encoder.run_tokens in variants:
                 wall, cpu = time.perf_counter(), time.process_time()
                 for batch in plans[name]:
                     engine(batch)
                 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
                 old = best.get(label, (wall, cpu))
                 best[label] = min(old[0], wall), min(old[1], cpu)
-        engine.run_tokens = own
+        encoder.run_tokens = own
         rates = {label: {"per_s": round(n / w, 1), "per_cpu_s": round(n / c, 1)} for label, (w, c) in best.items()}
         for label, rate in rates.items():
             print(json.dumps({"kind": kind, "plan": label, **rate}), flush=True)

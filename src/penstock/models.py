@@ -148,7 +148,8 @@ class EmbeddingModel:
     """A model that gives vectors: `embed(text)` an `Embedding`; a text may also be a list of token ids.
 
     `max_tokens` is how many tokens of a text are read. `shorten` says that a vector's first elements, normalised again,
-    are a vector too (Matryoshka), so that a request may ask for fewer `dimensions`.
+    are a vector too (Matryoshka), so that a request may ask for fewer `dimensions`. `prompts` are what the model wants
+    before a text of some purpose ("query", "document"), by name: then `embed(text, name)` is understood as well.
     """
 
     name: str
@@ -157,6 +158,7 @@ class EmbeddingModel:
     max_tokens: int
     tokenizer: Tokenizer | None = None
     shorten: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
     inner: tuple[Service[..., Any], ...] = ()
 
     @property

@@ -1,0 +1,173 @@
+"""Embeddings: texts to vectors, in batches of similar length, equal to sentence-transformers' to 1e-5.
+
+On a processor a batch of mixed lengths, padded, is slower than no batch at all; so on torch texts of similar length run
+together and a batch costs count x longest. The packed encoder (`encoder_onnx`) pads almost nothing, and there it costs
+the sum. Which of both a batch costs is all that the scheduler has to know.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import penstock as ps
+from penstock.engines.embedding_config import POOLINGS, EmbeddingConfig, read_config
+from penstock.engines.source import Source, locate
+from penstock.engines.texts import Reader, estimated_tokens, load_tokenizer
+from penstock.engines.torch_model import cores
+from penstock.errors import ConfigError
+from penstock.models import Embedding, EmbeddingModel
+
+Engine = Literal["auto", "onnx", "torch"]
+_ONNX = ("onnxruntime", "onnx", "tokenizers", "numpy")
+
+
+class Embedder:
+    """One replica. Called with texts (or lists of token ids) and the names of their prompts."""
+
+    def __init__(
+        self, source: Source, config: EmbeddingConfig, engine: str, replicas: int, dtype: str | None, pickles: bool
+    ) -> None:
+        from penstock.engines.pooling import Head
+
+        threads = cores(replicas)
+        self.config = config
+        tokenizer = load_tokenizer(config.encoder, transformers=engine == "torch")
+        self.encoder: Any
+        if engine == "onnx":
+            from penstock.engines.encoder_onnx import OnnxEncoder
+
+            self.encoder = OnnxEncoder(source.weights, config.model, threads)
+        else:
+            from penstock.engines.encoder_torch import TorchEncoder
+
+            self.encoder = TorchEncoder(config.encoder, threads, dtype, pickles)
+        vocabulary = self.encoder.vocabulary
+        self.reader = Reader(tokenizer, config.max_tokens, vocabulary, config.lower, config.prompts, config.default_prompt)
+        self.head = Head(config)
+
+    def __call__(self, texts: list[str | list[int]], prompts: Sequence[str] = "") -> list[Embedding | Exception]:
+        found: list[Any] = self.reader.read(texts, prompts or [""] * len(texts))
+        places = [n for n, read in enumerate(found) if not isinstance(read, Exception)]
+        reads = [found[n] for n in places]
+        if not reads:
+            return found
+        skip = [0 if self.config.pool_prompt else read.prompt for read in reads]
+        vectors = self.head(self.encoder.encode([read.ids for read in reads], self.config.pooling, skip))
+        for n, read, vector in zip(places, reads, vectors, strict=True):
+            own = vector.copy()  # not a row that keeps its whole batch in memory
+            own.flags.writeable = False  # equal callers share it
+            found[n] = Embedding(own, len(read.ids), read.cut)
+        return found
+
+
+def packed_tokens(limit: int, items: Sequence[tuple[Any, str]]) -> float:
+    """What a batch costs that is not padded: its tokens."""
+    return sum(min(estimated_tokens(text), limit) for text, _ in items)
+
+
+def padded_tokens(limit: int, items: Sequence[tuple[Any, str]]) -> float:
+    """What a padded batch costs: as many times its longest text."""
+    return len(items) * min(max(estimated_tokens(text) for text, _ in items), limit)
+
+
+def embed(
+    model: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    engine: Engine = "auto",
+    max_tokens: int | None = None,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    prompt: str | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
+    pickles: bool = False,
+    batch: ps.Batch | None = None,
+    on: ps.Thread | ps.Process | None = None,
+    cache_bytes: int = 64 << 20,
+    **options: Any,
+) -> EmbeddingModel:
+    """The embedding model of a folder or a hub's name, as a service that batches.
+
+    Everything about the vectors is read from the model's own files; `max_tokens`, `pooling`, `normalize` and `prompt` (the
+    name of the prompt for calls that name none) say otherwise. `engine` "onnx" runs BERT-like models on a processor, without
+    padding and without torch; "torch" runs all that transformers has. `on`: threads of this process, or child processes (the
+    default for torch), each on a device; threads of the libraries are cores / replicas. `dtype` is torch's. `cache_bytes`
+    keeps vectors by text (0: only equal calls in flight share one). Other options are those of `ps.service`. Raises
+    ConfigError.
+    """
+    source = locate(model, revision=revision, pickles=pickles)
+    config = read_config(source, max_tokens)
+    if pooling is not None:
+        if pooling not in POOLINGS:
+            raise ConfigError(f"embed(pooling={pooling!r}): one of {', '.join(POOLINGS)}")
+        per_mode = config.dimensions // len(config.pooling) if not any(config.after) else config.dimensions
+        config = replace(config, pooling=(pooling,), dimensions=per_mode)
+    if normalize is not None:
+        layers = tuple(layer for layer in config.after if layer is not None)
+        config = replace(config, after=(*layers, None) if normalize else layers)
+    if prompt is not None:
+        if prompt and prompt not in config.prompts:
+            raise ConfigError(f"embed(prompt={prompt!r}): {source.name!r} has {', '.join(config.prompts) or 'no prompts'}")
+        config = replace(config, default_prompt=prompt)
+    chosen = _engine(source, config, engine, on)
+    if on is None:
+        on = ps.Thread(1) if chosen == "onnx" else ps.Process(startup_timeout=600.0)
+    if batch is None:
+        cost = functools.partial(packed_tokens if chosen == "onnx" else padded_tokens, config.max_tokens)
+        batch = ps.Batch(max_size=64, cost=cost, max_cost=max(4096, config.max_tokens))
+    service = ps.service(
+        functools.partial(Embedder, source, config, chosen, _replicas(on), dtype, pickles),
+        name=service_name(name or source.name),
+        batch=batch,
+        on=on,
+        cache=ps.Cache(size_bytes=cache_bytes),
+        **{"safe": True, **options},
+    )
+    return EmbeddingModel(
+        name=name or source.name,
+        embed=service,
+        dimensions=config.dimensions,
+        max_tokens=config.max_tokens,
+        shorten=config.shorten,
+        prompts=config.prompts,
+    )
+
+
+def service_name(name: str) -> str:
+    """A model's name as a service's: its last part, with the letters that one may have."""
+    letters = re.sub(r"[^A-Za-z0-9_.-]", "-", name.rpartition("/")[2])
+    return letters if re.match(r"[A-Za-z_]", letters) else f"m-{letters}"
+
+
+def _replicas(on: ps.Thread | ps.Process) -> int:
+    return on.replicas if isinstance(on.replicas, int) else getattr(on.replicas, "maximum", 1)
+
+
+def _engine(source: Source, config: EmbeddingConfig, engine: str, on: Any) -> str:
+    """The engine to use: the packed one for what it is made for, unless there is a GPU to be used or it is not installed."""
+    from penstock.engines.encoder_onnx import suits
+
+    suited = suits(config.model) and all(path.suffix == ".safetensors" for path in source.weights)
+    missing = [package for package in _ONNX if find_spec(package) is None]
+    device = next(iter(getattr(on, "device", None) or ("cpu",)))
+    if engine == "onnx":
+        if not suited:
+            raise ConfigError(f'{source.name!r} is no BERT-like encoder in safetensors: engine="torch"')
+        if missing:
+            raise ConfigError(f'engine="onnx" needs {", ".join(missing)}: pip install "penstock[onnx]"')
+        return "onnx"
+    if engine == "auto" and suited and not missing and device == "cpu":
+        return "onnx"
+    if engine not in ("auto", "torch"):
+        raise ConfigError(f"engine={engine!r}: auto, onnx or torch")
+    needed = [package for package in ("torch", "transformers") if find_spec(package) is None]
+    if needed:
+        raise ConfigError(f'{source.name!r} needs {", ".join(needed)}: pip install "penstock[transformers]"')
+    return "torch"
