@@ -22,6 +22,7 @@ from penstock.executors.remote_client import Server
 from penstock.executors.remote_exchange import Flow
 from penstock.executors.remote_health import Checks
 from penstock.executors.remote_place import Remote, address
+from penstock.executors.remote_relay import Relay
 from penstock.executors.remote_wire import Wire, blames, forwarded
 
 log = logging.getLogger("penstock")
@@ -71,10 +72,10 @@ class RemoteExecutor:
         self.clock = clock
         self.buffer = buffer
         self.safe = safe
-        self.wire = Wire(body, signature, options)
+        self.wire = (Relay if options.encoding == "openai" else Wire)(body, signature, options)
         places = [address(url) for url in options.urls]
         self.servers = [Server(place, loop, clock, options.connect_timeout, options.tls) for place in places]
-        self.lines = [f"POST {p.path or '/' + body.name}".encode("ascii") for p in places]
+        self.targets = [(p.path or "/" + body.name).encode("ascii") for p in places]
         self.heads = [f" HTTP/1.1\r\nhost: {p.authority}\r\n".encode("ascii") + self.wire.head for p in places]
         self.fleet = Fleet(len(places), options.breaker)
         self.calls: list[dict[str, int]] = [{} for _ in places]
@@ -99,15 +100,12 @@ class RemoteExecutor:
         """Send this work to the remote that its slot belongs to."""
         index = work.replica // self.options.connections
         try:
-            body, query = self.wire.body(work.requests)
+            line, body = self.wire.request(self.targets[index], work.requests)
         except PenstockError as error:
             self.loop.call_soon(self.host.finished, work, [error] * len(work.requests), None, False)
             return
-        line, head = self.lines[index], self.heads[index]
-        if query:
-            line += b"%b%b" % (b"&" if b"?" in line else b"?", query.encode("ascii"))
         budget = forwarded(work.requests, ours=not self.servers[index].address.path)
-        data = b"%b%b%bcontent-length: %d\r\n\r\n%b" % (line, head, budget, len(body), body)
+        data = b"%b%b%bcontent-length: %d\r\n\r\n%b" % (line, self.heads[index], budget, len(body), body)
         flow = self.flows[work] = Flow(self, work, index, data, self.clock())
         self.servers[index].begin(flow)
 

@@ -10,19 +10,48 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.codec import media_type
 from penstock.errors import PenstockError, RemoteFailed
-from penstock.executors.remote_client import Connection
-from penstock.executors.remote_stream import Items
-from penstock.executors.remote_wire import error_of
+from penstock.executors.remote_client import Connection, Server
+from penstock.executors.remote_relay import Relay
+from penstock.executors.remote_stream import STREAMS, Items
 
 if TYPE_CHECKING:
     from penstock.executors.remote import RemoteExecutor
+
+
+class Rest:
+    """What an answer holds after the end of its stream: read and forgotten. If it is little, the connection is kept."""
+
+    __slots__ = ("connection", "data", "left", "timer")
+
+    def __init__(self, connection: Connection, server: Server) -> None:
+        self.data = b""
+        self.left = 4096  # bytes
+        self.connection: Connection | None = connection
+        self.timer = server.loop.call_later(1.0, server.drop, self)
+        connection.exchange = self
+        connection.stand_still(False)
+
+    def head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        """Was read before."""
+
+    def body(self, data: bytes) -> None:
+        self.left -= len(data)
+        if self.left < 0 and self.connection is not None:
+            self.timer.cancel()
+            self.connection.abort()
+
+    def ended(self) -> None:
+        self.timer.cancel()
+
+    def lost(self, why: str, stale: bool, sent: bool = True) -> None:
+        self.timer.cancel()
 
 
 class Flow:
     """An `Exchange` that carries a work. `owner.ended` hears once how it went."""
 
     __slots__ = (
-        "began", "chunks", "connection", "data", "index", "items", "media", "over", "owner", "paused", "retry_after", "room",
+        "began", "chunks", "connection", "data", "headers", "index", "items", "media", "over", "owner", "paused", "room",
         "size", "status", "told", "work",
     )  # fmt: skip
 
@@ -35,7 +64,7 @@ class Flow:
         self.connection: Connection | None = None
         self.status = self.size = 0
         self.media = ""
-        self.retry_after: bytes | None = None
+        self.headers: dict[bytes, bytes] = {}
         self.chunks: list[bytes] = []
         self.items: Items | None = None
         self.room = owner.buffer  # items that the reader's buffer still takes
@@ -51,12 +80,21 @@ class Flow:
     def head(self, status: int, headers: dict[bytes, bytes]) -> None:
         self.status = status
         self.media = headers.get(b"content-type", b"").decode("latin-1")
-        self.retry_after = headers.get(b"retry-after")
+        self.headers = headers
         if self.owner.body.streams and 200 <= status < 300:
             try:
-                self.items = Items(self.owner.wire, media_type(self.media), self.owner.options.max_answer, self.where)
+                self.items = self._items(media_type(self.media))
             except RemoteFailed as error:
                 self.fail(error)
+
+    def _items(self, media: str) -> Items:
+        wire, most = self.owner.wire, self.owner.options.max_answer
+        if isinstance(wire, Relay):
+            return wire.items(media, most, self.where, self.work.requests)
+        if media not in STREAMS:
+            said = media or "nothing that says its type"
+            raise RemoteFailed(f"{self.where} answered {said}, which is no stream that can be read")
+        return Items(wire, media, most, self.where)
 
     def body(self, data: bytes) -> None:
         if self.items is not None:
@@ -84,7 +122,7 @@ class Flow:
         body = b"".join(self.chunks) if len(self.chunks) != 1 else self.chunks[0]
         count = len(self.work.requests)
         if not 200 <= self.status < 300:
-            self._done([error_of(self.status, body, self.retry_after, self.where)] * count)
+            self._done([self.owner.wire.error(self.status, body, self.headers, self.where)] * count)
             return
         try:
             results = self.owner.wire.answer(body, self.media, count)
@@ -125,11 +163,17 @@ class Flow:
                 self.owner.produced(self, found)
         if items.over or (self.over and not items.waits()):
             if not self.over:
-                self.drop()  # what follows the end is not read
-            self._done([None])
+                self._leave()
+            self._done([items.end()])
         elif self.connection is not None:
             self.paused = items.waits()
             self.connection.stand_still(self.paused)
+
+    def _leave(self) -> None:
+        """The stream says that it is complete; the connection stays of use if the answer is too, soon."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            Rest(connection, self.owner.servers[self.index])
 
     # The end
 

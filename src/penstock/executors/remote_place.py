@@ -36,6 +36,10 @@ class Remote:
     and gets the service's name for a path; any other URL is called as it is. Arguments travel as a JSON object by name,
     `encoding="msgpack"` keeps bytes and arrays as they are, `"raw"` sends the one bytes parameter (the default where it
     is the only one). Streams are read as NDJSON or server-sent events, no further ahead than the service's `buffer`.
+    `encoding="openai"` relays that protocol: the service is `relay(path: str, body: dict) -> AsyncIterator[dict]`, its path
+    such as /v1/chat/completions, where the URL's own path takes the place of /v1; the body is sent as it is (None: a GET).
+    The one object of an answer, or each of its events, is an item; a stream that breaks off is RemoteFailed.
+
     What is left of the deadline, priority, request id and trace go along, to penstock servers the tenant too; when the
     caller leaves, the connection is closed, which cancels the call there. Errors come back as the classes that they
     were there; what is the remote's own fault is RemoteFailed.
@@ -57,7 +61,7 @@ class Remote:
     health: str | None = None
     interval: float = 2.0
     slow_start: float = 5.0
-    encoding: Literal["json", "msgpack", "raw"] | None = None
+    encoding: Literal["json", "msgpack", "raw", "openai"] | None = None
     connect_timeout: float = 2.0
     token: str | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -75,8 +79,10 @@ class Remote:
             raise ConfigError("Remote: connections and max_answer are at least 1")
         if not (self.interval > 0 and self.connect_timeout > 0 and self.slow_start >= 0):
             raise ConfigError("Remote: interval and connect_timeout are greater than 0, slow_start 0 or more; in seconds")
-        if self.encoding not in (None, "json", "msgpack", "raw"):
-            raise ConfigError(f'Remote(encoding={self.encoding!r}): "json", "msgpack" or "raw"')
+        if self.encoding not in (None, "json", "msgpack", "raw", "openai"):
+            raise ConfigError(f'Remote(encoding={self.encoding!r}): "json", "msgpack", "raw" or "openai"')
+        if self.encoding == "openai" and not all(address(url).path for url in urls):
+            raise ConfigError(f'Remote({list(urls)!r}, encoding="openai"): URLs with a path, such as http://host:8000/v1')
         if self.health and not _visible(self.health, "/"):
             raise ConfigError(f"Remote(health={self.health!r}): a path that begins with /")
         for name, value in (*self.headers.items(), ("token", self.token or "-")):

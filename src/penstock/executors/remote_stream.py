@@ -10,6 +10,7 @@ from penstock.codec.read import line
 from penstock.errors import PenstockError, RemoteFailed
 from penstock.executors.remote_wire import EVENTS, NDJSON, URN, Wire, problem_error
 
+STREAMS = (NDJSON, EVENTS, "application/jsonl")
 _LINE_ERROR = b'{"error":{"type":"' + URN.encode()
 
 
@@ -17,8 +18,6 @@ class Items:
     """Cuts a body into items. What came and was not taken yet waits here, undecoded."""
 
     def __init__(self, wire: Wire, media: str, most: int, where: str) -> None:
-        if media not in (NDJSON, EVENTS, "application/jsonl"):
-            raise RemoteFailed(f"{where} answered {media or 'nothing that says its type'}, which is no stream that can be read")
         self.wire = wire
         self.where = where
         self.most = most
@@ -78,6 +77,10 @@ class Items:
         """The body has ended: what is left is one more item, or nothing."""
         if not self.over and self.buffer[self.at :].strip():
             self.buffer += b"\n\n"
+
+    def end(self) -> BaseException | None:
+        """Why the answer is not complete, now that no more of it will come; None if it is."""
+        return None
 
     def _event(self, piece: bytes, found: list[Any]) -> None:
         kind, data = b"", []

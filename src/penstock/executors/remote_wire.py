@@ -7,7 +7,7 @@ in a wrong way (no such service, no token) is our fault and not our caller's, an
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import urlencode
 
@@ -51,7 +51,7 @@ class Wire:
             raise ConfigError(f"{name}: a remote service names its parameters; *{variadic[0]} has no names on the wire")
         self.fields = tuple(parameters)
         self.octets = [field for field, p in parameters.items() if p.annotation in _OCTETS]
-        self.encoding: Literal["json", "msgpack", "raw"] = options.encoding or (
+        self.encoding: Literal["json", "msgpack", "raw", "openai"] = options.encoding or (
             "raw" if len(self.fields) == len(self.octets) == 1 and not batched else "json"
         )
         if self.encoding == "raw" and (len(self.octets) != 1 or batched):
@@ -60,8 +60,10 @@ class Wire:
         self.kind: Any = Any if returns is inspect.Signature.empty else returns
         if batched:
             self.kind = list[returns] if returns is not inspect.Signature.empty else list[Any]  # type: ignore[valid-type]
-        sent, wanted = {"json": JSON, "msgpack": MSGPACK, "raw": OCTETS}[self.encoding], JSON
-        if body.streams:
+        sent, wanted = {"msgpack": MSGPACK, "raw": OCTETS}.get(self.encoding, JSON), JSON
+        if self.encoding == "openai":
+            wanted = f"{JSON}, {EVENTS}"
+        elif body.streams:
             wanted = f"{NDJSON}, {EVENTS};q=0.9"
         elif self.encoding == "msgpack":
             wanted = f"{MSGPACK}, {JSON};q=0.9, */*;q=0.1"
@@ -77,16 +79,20 @@ class Wire:
             head["authorization"] = f"Bearer {options.token}"
         self.head = "".join(f"{key}: {value}\r\n" for key, value in head.items()).encode("ascii")
 
+    def request(self, target: bytes, requests: Sequence[Any]) -> tuple[bytes, bytes]:
+        """The request line of a call of `target`, and its body. Raises InvalidRequest for what has no wire form."""
+        body, query = self.body(requests)
+        if query:
+            target += (b"&" if b"?" in target else b"?") + query.encode("ascii")
+        return b"POST " + target, body
+
+    def error(self, status: int, body: bytes, headers: Mapping[bytes, bytes], where: str) -> PenstockError:
+        """The exception for an answer that is not a success."""
+        return error_of(status, body, headers.get(b"retry-after"), where)
+
     def body(self, requests: Sequence[Any]) -> tuple[bytes, str]:
         """The body of a request, and its query. Raises InvalidRequest for what has no wire form."""
-        if self.batched:
-            given = dict(zip(self.fields, columns(requests), strict=True))
-        else:
-            item = requests[0].item
-            if len(item.args) > len(self.fields):
-                raise InvalidRequest(f"{self.name} takes {len(self.fields)} arguments, {len(item.args)} were given")
-            given = {**dict(zip(self.fields, item.args, strict=False)), **item.kwargs}
-        query = ""
+        given, query = self.given(requests), ""
         if self.encoding == "raw":
             whole = given.pop(self.octets[0], b"")
             if given:
@@ -95,6 +101,15 @@ class Wire:
                 )
             return bytes(whole), query
         return self._encoded(encode_json if self.encoding == "json" else encode_msgpack, given), query
+
+    def given(self, requests: Sequence[Any]) -> dict[str, Any]:
+        """What the service was called with, by name."""
+        if self.batched:
+            return dict(zip(self.fields, columns(requests), strict=True))
+        item = requests[0].item
+        if len(item.args) > len(self.fields):
+            raise InvalidRequest(f"{self.name} takes {len(self.fields)} arguments, {len(item.args)} were given")
+        return {**dict(zip(self.fields, item.args, strict=False)), **item.kwargs}
 
     def _encoded(self, encode: Any, value: Any) -> bytes:
         try:
