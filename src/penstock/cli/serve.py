@@ -10,9 +10,10 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from penstock import App, Remote, Runtime
-from penstock.cli import CommandFailed
+from penstock import App, Remote, Runtime, Service
+from penstock.cli import CommandFailed, models
 from penstock.cli.load import load_app
 from penstock.executors.base import Thread
 from penstock.executors.remote import RemoteState
@@ -20,6 +21,7 @@ from penstock.http.gate import public
 from penstock.http.remotes import states
 from penstock.http.serve import Observer, serve
 from penstock.http.server import CannotListen, Server
+from penstock.models import ChatModel, EmbeddingModel, ScoreModel, UpstreamModel
 from penstock.policy import Scale
 from penstock.runtime.place import thread_for_each
 from penstock.runtime.sizes import sizes
@@ -32,7 +34,8 @@ HELP = "serve an app over HTTP"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("app", metavar="module:app", help="where the App (or one service) is")
+    parser.add_argument("app", metavar="module:app", nargs="?", help="where the App (or one service) is")
+    models.arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (default: this machine only)")
     parser.add_argument("--port", type=_port, default=8000, help="0 lets the system choose (default: 8000)")
     parser.add_argument("--uds", default="", metavar="PATH", help="listen on a unix socket as well")
@@ -54,20 +57,28 @@ def _port(text: str) -> int:
 
 def run(options: argparse.Namespace) -> None:
     """Exit status: 0 after SIGINT or SIGTERM, 1 when it cannot start, 130 when a second signal cut it off."""
+    if not options.app and not any(models.named(options)):
+        raise CommandFailed("what is to be served? Give module:app, or models: --chat, --embed, --rerank")
     if options.reload:
         from penstock.cli.reload import supervise
+
+        if not options.app:
+            raise CommandFailed("--reload is for an app in a module: there is no code of yours to watch")
 
         supervise(sys.argv[1:], options.app.partition(":")[0])
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     began = time.monotonic()
+    what = options.app or "the models"
     try:
-        app = load_app(options.app)
+        app = load_app(options.app) if options.app else App()
+        models.added(options, app)
     except Exception as error:
         if options.debug or isinstance(error, CommandFailed):
             raise
-        raise CommandFailed(f"{options.app} cannot be loaded: {_blamed(error)} (--debug shows the traceback)") from error
+        raise CommandFailed(f"{what} cannot be loaded: {_blamed(error)} (--debug shows the traceback)") from error
 
+    app.chat_page = app.chat_page or options.chat_page
     if options.tokens:
         app.tokens = Tokens(options.tokens)
     if app.tokens is None and not options.insecure and public(options.host):
@@ -108,7 +119,7 @@ def run(options: argparse.Namespace) -> None:
     except Exception as error:
         if options.debug:
             raise
-        raise CommandFailed(f"{options.app} cannot start: {_blamed(error)} (--debug shows the traceback)") from error
+        raise CommandFailed(f"{what} cannot start: {_blamed(error)} (--debug shows the traceback)") from error
 
 
 def _observers(options: argparse.Namespace) -> list[Observer]:
@@ -164,35 +175,57 @@ def report(
     app: App, url: str, seconds: float, remotes: Mapping[str, Sequence[RemoteState]] | None = None, inline: bool = False
 ) -> str:
     """What runs, and where to ask it."""
-    defaults = sizes(app.profile)
     lines = [f"{app.name} is up at {url} (started in {seconds:.1f} s)"]
-    for name, service in app.services.items():
-        o = service.options
-        place = type(o.on).__name__ if o.on is not None else "Inline" if service.is_async else "Thread"
-        if inline and place == "Process":
-            place = "Inline" if service.is_async else "Thread"
-        replicas = getattr(o.on, "replicas", None)
-        facts = [place.lower()]
-        if isinstance(o.on, Remote):
-            facts = [f"remote x{len(o.on.urls)} with {o.on.connections} connections each"]
-        elif isinstance(replicas, Scale):
-            facts = [f"{place.lower()} x{replicas.minimum} to {replicas.maximum}"]
-        elif replicas is not None and place != "Inline":
-            facts = [f"{place.lower()} x{replicas}"]
-        elif place == "Thread" and thread_for_each(service, o.on or Thread()):
-            facts = ["a thread for each stream"]
-        elif place == "Thread":
-            facts = [f"thread x{1 if service.body.is_class or service.batched else defaults.threads}"]
-        if o.batch is not None:
-            facts.append(f"batches of {o.batch.max_size} within {o.batch.max_wait * 1e3:g} ms")
-        facts += [str(limit) for limit in o.limit or ()]
-        facts.append(f"starts within {o.start_timeout or defaults.start_timeout:g} s")
-        if service.streams:
-            facts.append("streams")
+    for name in app.public:
+        facts = _facts(app, app.services[name], inline)
         lines.append(f"  POST {url}/{name}  {', '.join(facts)}")
         for remote in (remotes or {}).get(name, ()):
             lines.append(f"       at {remote.url}  {remote.state}{f': {remote.why}' if remote.why else ''}")
+    for model in app.models.values():
+        kind, path = _SERVED[type(model)]
+        lines.append(f"  {kind} {model.name}: POST {url}{path}  {', '.join(_facts(app, model.services[0], inline))}")
+        for remote in (remotes or {}).get(model.services[0].name, ()):
+            lines.append(f"       at {remote.url}  {remote.state}{f': {remote.why}' if remote.why else ''}")
+    if app.chat_page:
+        lines.append(f"  page {url}/chat")
     lines.append(f"  GET  {url}/healthz /readyz /metrics /status /openapi.json")
     if app.tokens is not None:
         lines.append(f"  callers need a token of {app.tokens.path}")
     return "\n".join(lines)
+
+
+_SERVED = {
+    ChatModel: ("chat", "/v1/chat/completions"),
+    UpstreamModel: ("chat", "/v1/chat/completions"),
+    EmbeddingModel: ("embed", "/v1/embeddings"),
+    ScoreModel: ("rerank", "/v1/rerank"),
+}
+
+
+def _facts(app: App, service: Service[..., Any], inline: bool) -> list[str]:
+    """Where a service runs, how its calls run together, and what bounds it."""
+    defaults, o = sizes(app.profile), service.options
+    place = type(o.on).__name__ if o.on is not None else "Inline" if service.is_async else "Thread"
+    if inline and place == "Process":
+        place = "Inline" if service.is_async else "Thread"
+    replicas = getattr(o.on, "replicas", None)
+    facts = [place.lower()]
+    if isinstance(o.on, Remote):
+        facts = [f"remote x{len(o.on.urls)} with {o.on.connections} connections each"]
+    elif isinstance(replicas, Scale):
+        facts = [f"{place.lower()} x{replicas.minimum} to {replicas.maximum}"]
+    elif replicas is not None and place != "Inline":
+        facts = [f"{place.lower()} x{replicas}"]
+    elif place == "Thread" and thread_for_each(service, o.on or Thread()):
+        facts = ["a thread for each stream"]
+    elif place == "Thread":
+        facts = [f"thread x{1 if service.body.is_class or service.batched else defaults.threads}"]
+    if o.slots is not None:
+        facts.append(f"{o.slots.size} slots")
+    if o.batch is not None:
+        facts.append(f"batches of {o.batch.max_size} within {o.batch.max_wait * 1e3:g} ms")
+    facts += [str(limit) for limit in o.limit or ()]
+    facts.append(f"starts within {o.start_timeout or defaults.start_timeout:g} s")
+    if service.streams:
+        facts.append("streams")
+    return facts

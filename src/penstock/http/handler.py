@@ -17,6 +17,7 @@ from penstock.http.headers import request_id
 from penstock.http.message import Answer, Request, Response
 from penstock.http.metrics import Metrics
 from penstock.http.openai import MODEL, MODELS, routes
+from penstock.http.openai.page import PAGE, page
 from penstock.http.openai.route import Route
 from penstock.http.openapi import describe
 from penstock.http.operate import PREFIX as REPLICAS
@@ -64,6 +65,8 @@ class Handler:
             "/status": self._status,
             "/openapi.json": self._describe,
         }
+        if app.chat_page:
+            self.operations[PAGE] = lambda request: page()
 
     def __call__(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
         endpoint = self.paths.get(request.path)
@@ -82,8 +85,8 @@ class Handler:
 
     def bar(self, request: Request) -> Response | None:
         """The refusal of a request without a token that is good for it; a preflight never has one."""
-        if self.gate is None or request.method == "OPTIONS":
-            return None
+        if self.gate is None or request.method == "OPTIONS" or (request.path == PAGE and self.app.chat_page):
+            return None  # the page asks for the token itself
         error = self.gate.refuse(request, self.runtime.clock())
         if error is None:
             return None

@@ -24,7 +24,8 @@ class App:
     `cors` is the list of origins that browsers may call from ("*" for any), `max_body` the largest request in bytes,
     `mounts` maps path prefixes to other ASGI applications, `log=False` drops the line per request,
     `tokens` is a file of bearer tokens that callers need (`penstock token add`). `models` are served at `/v1/...`, as clients
-    of OpenAI, Cohere and others expect them (`penstock.models`, `penstock.engines`). An App is itself
+    of OpenAI, Cohere and others expect them (`penstock.models`, `penstock.engines`); with `chat_page` a page at `/chat` talks
+    to them. An App is itself
     an ASGI application: serve it with `penstock serve module:app`, or mount it in Starlette or FastAPI, whose lifespan
     then should hold `async with penstock.Runtime(app)` (else the app loads at its first request, and does not drain).
     """
@@ -40,6 +41,7 @@ class App:
         log: bool = True,
         tokens: str | os.PathLike[str] | None = None,
         models: Sequence[Model] = (),
+        chat_page: bool = False,
         debug: bool = False,
     ) -> None:
         self.services: dict[str, Service[..., Any]] = {}
@@ -50,10 +52,7 @@ class App:
         self.public = tuple(self.services)  # those that have a path of their own
         self.models: dict[str, Model] = {}
         for model in models:
-            if self.models.setdefault(model.name, model) is not model:
-                raise ConfigError(f'two models are named {model.name!r}; give one another name: name="..."')
-            for each in model.services:
-                self._add(each)
+            self.add_model(model)
         if isinstance(cors, str):
             raise ConfigError(f"App(cors={cors!r}): a list of origins, for instance [{cors!r}]")
         sizes(profile)  # refuse an unknown profile here, not at start
@@ -64,8 +63,18 @@ class App:
         self.mounts = dict(mounts or {})
         self.log = log
         self.tokens = None if tokens is None else Tokens(tokens)
+        self.chat_page = chat_page
+        if chat_page and "chat" in self.public:
+            raise ConfigError("App(chat_page=True): the page is at /chat, and so is the service 'chat'; give that another name")
         self.debug = debug
         self._asgi: ASGIApp | None = None
+
+    def add_model(self, model: Model) -> None:
+        """Serve one more model; before the app starts."""
+        if self.models.setdefault(model.name, model) is not model:
+            raise ConfigError(f'two models are named {model.name!r}; give one another name: name="..."')
+        for each in model.services:
+            self._add(each)
 
     def _add(self, service: Service[..., Any]) -> None:
         if self.services.setdefault(service.name, service) is not service:

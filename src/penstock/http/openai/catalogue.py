@@ -16,6 +16,7 @@ WRITES: tuple[type[Any], ...] = (ChatModel, UpstreamModel)
 EMBEDS: tuple[type[Any], ...] = (EmbeddingModel,)
 SCORES: tuple[type[Any], ...] = (ScoreModel,)
 _DOES = {ChatModel: "writes", UpstreamModel: "writes", EmbeddingModel: "embeds", ScoreModel: "scores"}
+_TASKS = {ChatModel: "chat", UpstreamModel: "chat", EmbeddingModel: "embedding", ScoreModel: "rerank"}
 
 
 class Catalogue:
@@ -50,6 +51,7 @@ class Catalogue:
     def entry(self, model: Model) -> dict[str, Any]:
         """The model as `/v1/models` shows it; `max_model_len` is what vLLM's has."""
         found: dict[str, Any] = {"id": model.name, "object": "model", "created": self.created, "owned_by": "penstock"}
+        found["task"] = _TASKS[type(model)]
         if isinstance(model, ChatModel):
             found["max_model_len"] = model.context
         elif isinstance(model, EmbeddingModel | ScoreModel):

@@ -7,25 +7,21 @@ from typing import Any
 
 from penstock.http.message import Answer
 from penstock.http.openai.answers import ChunkStream, Made, whole
-from penstock.http.openai.catalogue import WRITES
 from penstock.http.openai.forms import ChatForm
 from penstock.http.openai.generation import Generation, room
 from penstock.http.openai.prompt import conversation, refuse_unsupported, schema_of, template_options
-from penstock.http.openai.relay import relayed
-from penstock.http.openai.route import Asked, Route, answered, aside
+from penstock.http.openai.relay import WritingRoute
+from penstock.http.openai.route import Asked, answered, aside
 from penstock.http.openai.wire import Chat
-from penstock.models import ChatModel, UpstreamModel
+from penstock.models import ChatModel
 
 
-class ChatRoute(Route[Chat]):
+class ChatRoute(WritingRoute[Chat]):
     """Conversations."""
 
     shape = Chat
 
-    def answer(self, body: Chat, asked: Asked) -> Answer | Coroutine[Any, Any, Answer]:
-        model: ChatModel | UpstreamModel = self.model(body.model, WRITES)
-        if isinstance(model, UpstreamModel):
-            return relayed(asked, model, body)
+    def write(self, model: ChatModel, body: Chat, asked: Asked) -> Answer | Coroutine[Any, Any, Answer]:
         refuse_unsupported(body, model)
         stop, schema = body.stops(), schema_of(body.response_format, model)
         messages, images = conversation(body.messages, model)

@@ -7,27 +7,23 @@ from typing import Any
 
 from penstock.http.message import Answer
 from penstock.http.openai.answers import ChunkStream, Made, whole
-from penstock.http.openai.catalogue import WRITES
 from penstock.http.openai.faults import Rejected
 from penstock.http.openai.forms import CompletionForm
 from penstock.http.openai.generation import Generation, room
-from penstock.http.openai.relay import relayed
-from penstock.http.openai.route import Asked, Route, answered, aside
+from penstock.http.openai.relay import WritingRoute
+from penstock.http.openai.route import Asked, answered, aside
 from penstock.http.openai.wire import MOST_CHOICES, Completion, texts
-from penstock.models import ChatModel, Tokenizer, UpstreamModel
+from penstock.models import ChatModel, Tokenizer
 
 _DEFAULT_TOKENS = 16  # OpenAI's
 
 
-class CompletionRoute(Route[Completion]):
+class CompletionRoute(WritingRoute[Completion]):
     """Texts that go on."""
 
     shape = Completion
 
-    def answer(self, body: Completion, asked: Asked) -> Answer | Coroutine[Any, Any, Answer]:
-        model: ChatModel | UpstreamModel = self.model(body.model, WRITES)
-        if isinstance(model, UpstreamModel):
-            return relayed(asked, model, body)
+    def write(self, model: ChatModel, body: Completion, asked: Asked) -> Answer | Coroutine[Any, Any, Answer]:
         n, given = body.n or 1, texts(body.prompt, "prompt", MOST_CHOICES)
         self._refuse_unsupported(body, model, len(given))
         stop = body.stops()

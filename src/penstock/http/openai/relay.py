@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Coroutine
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from penstock.codec import JSON, decode_any
 from penstock.errors import RemoteFailed
-from penstock.http.message import Answer, Out, Response
+from penstock.http.message import Answer, Out, Request, Response
 from penstock.http.openai import faults
+from penstock.http.openai.catalogue import WRITES
 from penstock.http.openai.forms import DONE
-from penstock.http.openai.route import Asked, answered
+from penstock.http.openai.route import Asked, Route, answered
+from penstock.http.openai.wire import Named
 from penstock.http.stream import SSE_HEAD, Writing
-from penstock.models import UpstreamModel
+from penstock.models import ChatModel, UpstreamModel
+
+T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
 
 
-def relayed(asked: Asked, model: UpstreamModel, body: Any) -> Answer | Coroutine[Any, Any, Answer]:
-    """The other server's answer. `body` is what was read; what it left out stays out."""
-    given = {key: value for key, value in msgspec.to_builtins(body).items() if value is not None}
-    given["model"] = model.remote_name
-    call = asked.call(model.relay, asked.path, given)
-    return EventRelay(asked, call, model.name) if given.get("stream") else answered(asked, _whole(call, model.name))
+class WritingRoute(Route[Any], Generic[T]):
+    """An endpoint for models that write. What is for a model elsewhere is not looked into: that server knows its own fields."""
+
+    shape: type[T]
+
+    def read(self, request: Request) -> tuple[ChatModel | UpstreamModel, Any]:
+        data = self.checked(request)
+        named: Named = decode_any(data, JSON, Named)
+        model: ChatModel | UpstreamModel = self.model(named.model, WRITES)
+        return model, decode_any(data, JSON, dict[str, Any] if isinstance(model, UpstreamModel) else self.shape)
+
+    def answer(self, body: Any, asked: Asked) -> Answer | Coroutine[Any, Any, Answer]:
+        model, given = body
+        return relayed(asked, model, given) if isinstance(model, UpstreamModel) else self.write(model, given, asked)
+
+    @abstractmethod
+    def write(self, model: ChatModel, body: T, asked: Asked) -> Answer | Coroutine[Any, Any, Answer]:
+        """Begin to answer with a model of ours."""
+
+
+def relayed(asked: Asked, model: UpstreamModel, body: dict[str, Any]) -> Answer | Coroutine[Any, Any, Answer]:
+    """The other server's answer to this body."""
+    call = asked.call(model.relay, asked.path, {**body, "model": model.remote_name})
+    return EventRelay(asked, call, model.name) if body.get("stream") else answered(asked, _whole(call, model.name))
 
 
 async def _whole(call: Any, name: str) -> bytes:

@@ -9,29 +9,25 @@ import msgspec
 
 from penstock.http.message import Answer
 from penstock.http.openai.answers import ChunkStream, Made, whole
-from penstock.http.openai.catalogue import WRITES
 from penstock.http.openai.choice import Piece
 from penstock.http.openai.faults import Rejected
 from penstock.http.openai.forms import Shape
 from penstock.http.openai.generation import Generation, Run, room
 from penstock.http.openai.prompt import conversation, schema_of
-from penstock.http.openai.relay import relayed
-from penstock.http.openai.route import Asked, Route, answered, aside
+from penstock.http.openai.relay import WritingRoute
+from penstock.http.openai.route import Asked, answered, aside
 from penstock.http.openai.wire import Format, Message, Response
-from penstock.models import ChatModel, Sampling, UpstreamModel
+from penstock.models import ChatModel, Sampling
 
 _encode = msgspec.json.Encoder().encode
 
 
-class ResponsesRoute(Route[Response]):
+class ResponsesRoute(WritingRoute[Response]):
     """Conversations, in the newer form."""
 
     shape = Response
 
-    def answer(self, body: Response, asked: Asked) -> Answer | Coroutine[Any, Any, Answer]:
-        model: ChatModel | UpstreamModel = self.model(body.model, WRITES)
-        if isinstance(model, UpstreamModel):
-            return relayed(asked, model, body)
+    def write(self, model: ChatModel, body: Response, asked: Asked) -> Answer | Coroutine[Any, Any, Answer]:
         self._refuse_unsupported(body, model)
         messages, images = conversation(_messages(body), model)
         schema = schema_of(_format(body.text), model)

@@ -144,14 +144,18 @@ class Route(ABC, Generic[T]):
 
     def read(self, request: Request) -> T:
         """The body. Raises InvalidRequest."""
+        found: T = decode_any(self.checked(request), JSON, self.shape)
+        return found
+
+    def checked(self, request: Request) -> bytes:
+        """The body, if it says that it is JSON. Raises InvalidRequest."""
         given = request.headers.get(b"content-type")
         kind = JSON if given is None else media_type(given.decode("latin-1"))
         if kind != JSON:
             raise UnsupportedMedia(f"{self.path} reads application/json, not {kind[:100]} (curl: --json '...')")
         if not request.body:
             raise InvalidRequest("the body is empty; send a JSON object")
-        found: T = decode_any(request.body, JSON, self.shape)
-        return found
+        return request.body
 
     def refuse(self, error: Exception, request: Request, head: bytes = b"") -> Response:
         """The answer to a request that never becomes a call."""

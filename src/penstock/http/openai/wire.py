@@ -23,6 +23,12 @@ MOST_CHOICES = 128
 MOST_STOPS = 16
 
 
+class Named(msgspec.Struct):
+    """What every request says first: for which model it is. The model's kind decides how the rest is read."""
+
+    model: str | None = None
+
+
 class ImageURL(msgspec.Struct):
     url: str
     detail: str | None = None

@@ -1,0 +1,66 @@
+"""`penstock serve --chat MODEL --embed MODEL --rerank MODEL`: models without a line of code."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from penstock import App, engines
+from penstock.cli import CommandFailed
+from penstock.errors import ConfigError
+from penstock.models import Model
+
+_NAMED = re.compile(r"([^=/:\\]+)=(.+)", re.S)
+_EXTRAS = {
+    "torch": "penstock[transformers]",
+    "transformers": "penstock[transformers]",
+    "safetensors": "penstock[transformers]",
+    "tokenizers": "penstock[transformers]",
+    "jinja2": "penstock[transformers]",
+    "onnxruntime": "penstock[onnx]",
+    "onnx": "penstock[onnx]",
+    "numpy": "penstock[onnx]",
+}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags. Each may be given several times."""
+    group = parser.add_argument_group(
+        "models",
+        "a folder, a hub's name such as Qwen/Qwen3-0.6B, or the URL of a server that speaks OpenAI's protocol "
+        "(http://localhost:11434/v1); NAME=MODEL gives it another name",
+    )
+    for flag, what in (("chat", "writes: /v1/chat/completions"), ("embed", "gives vectors: /v1/embeddings")):
+        group.add_argument(f"--{flag}", metavar="MODEL", action="append", default=[], help=f"a model that {what}")
+    group.add_argument("--rerank", metavar="MODEL", action="append", default=[], help="a model that scores pairs: /v1/rerank")
+    group.add_argument("--chat-page", action="store_true", help="a page at /chat that talks to the chat models")
+
+
+def added(options: argparse.Namespace, app: App) -> None:
+    """Put the models that the command line names into the app. Raises CommandFailed."""
+    for kind, spec in named(options):
+        match = _NAMED.fullmatch(spec)
+        name, where = match.groups() if match else (None, spec)
+        try:
+            app.add_model(_model(kind, where, name))
+        except ConfigError as error:
+            raise CommandFailed(f"--{kind} {spec}: {error}") from error
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            extra = f"; pip install '{_EXTRAS[missing]}'" if missing in _EXTRAS else ""
+            raise CommandFailed(f"--{kind} {spec} needs {missing}, which is not installed{extra}") from error
+
+
+def named(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """Kind and model, as the command line has them."""
+    for kind in ("chat", "embed", "rerank"):
+        for spec in getattr(options, kind):
+            yield kind, spec
+
+
+def _model(kind: str, where: str, name: str | None) -> Model:
+    make: Any = getattr(engines, kind)
+    made: Model = make(where, name=name)
+    return made
