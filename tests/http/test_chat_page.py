@@ -1,0 +1,110 @@
+"""The chat page in a real browser: it streams, it stops, it shows what went wrong, and it runs nobody's script."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from speaking import embedder, parrot
+
+import penstock as ps
+from penstock.errors import ConfigError
+from penstock.http.serve import serving
+from penstock.runtime.tokens import changed, issue
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from browser import Page, page
+
+LAST = "document.querySelector('#log > div:last-child')"
+
+
+async def say(shown: Page, text: str) -> None:
+    await shown.value("document.getElementById('text').focus()")
+    await shown.type(text)
+    await shown.enter()
+
+
+async def answer(shown: Page) -> str:
+    await shown.until("document.getElementById('send').textContent === 'Send'")
+    return str(await shown.value(f"{LAST}.textContent"))
+
+
+def test_a_conversation_in_a_browser(tmp_path: Path) -> None:
+    model = parrot(context=10_000, slots=1)
+
+    async def main() -> None:
+        app = ps.App(models=[embedder(), model], chat_page=True, log=False)
+        async with serving(app) as server, page(f"http://127.0.0.1:{server.port}/chat", tmp_path) as shown:
+            await shown.until("document.getElementById('model').options.length === 1")
+            assert await shown.value("document.getElementById('model').value") == "parrot"
+            await say(shown, "Grüße 🦜")
+            assert await answer(shown) == "Grüße 🦜"
+            assert "tokens" in await shown.value("document.getElementById('rate').textContent")
+            await say(shown, "<img src=x onerror='document.title=1'>")
+            assert await answer(shown) == "<img src=x onerror='document.title=1'>"
+            assert await shown.value("document.title") == "Chat" and await shown.value("document.images.length") == 0
+            await say(shown, "break")
+            assert "log has it" in await answer(shown)
+            await shown.value("document.getElementById('clear').click()")
+            assert await shown.value("document.querySelectorAll('#log > div').length") == 0
+
+    asyncio.run(main())
+
+
+def test_a_person_stops_an_answer_and_its_slot_is_free(tmp_path: Path) -> None:
+    class Slow:
+        """A letter a step, for ever."""
+
+        def add(self, slot: int, *given: Any) -> None: ...
+
+        async def step(self, slots: dict[int, int]) -> list[tuple[int, Any]]:
+            await asyncio.sleep(0.01)
+            return [(slot, ord("a")) for slot in slots]
+
+        def drop(self, slot: int) -> None: ...
+
+    made = parrot(context=1 << 30)
+    service = ps.service(Slow, name="slow", batch=ps.Slots(1))
+    model = type(made)(name="slow", generate=service, tokenizer=made.tokenizer, context=1 << 30)
+
+    async def main() -> None:
+        app = ps.App(models=[model], chat_page=True, log=False)
+        async with serving(app) as server, page(f"http://127.0.0.1:{server.port}/chat", tmp_path) as shown:
+            await shown.until("document.getElementById('model').options.length === 1")
+            await say(shown, "go")
+            await shown.until(f"{LAST}.className === 'assistant' && {LAST}.textContent.length > 3")
+            await shown.value("document.getElementById('send').click()")
+            await shown.until("document.getElementById('rate').textContent === 'stopped'")
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as http:
+                while 'penstock_in_flight{service="slow"} 0' not in (await http.get("/metrics")).text:
+                    await asyncio.sleep(0.01)  # a poll; the test has an end
+
+    asyncio.run(main())
+
+
+def test_the_page_asks_for_the_token_itself(tmp_path: Path) -> None:
+    with changed(tmp_path / "tokens") as book:
+        issue(book, "a", "a")
+
+    async def main() -> None:
+        app = ps.App(models=[parrot()], chat_page=True, tokens=tmp_path / "tokens", log=False)
+        async with serving(app) as server, httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as http:
+            shown = await http.get("/chat")
+            assert shown.status_code == 200 and "script-src 'sha256-" in shown.headers["content-security-policy"]
+            refused = await http.get("/v1/models")
+            assert refused.status_code == 401 and refused.json()["error"]["code"] == "invalid_api_key"
+
+    asyncio.run(main())
+
+
+def test_a_service_cannot_be_where_the_page_is() -> None:
+    @ps.service
+    async def chat(text: str) -> str:
+        return text
+
+    with pytest.raises(ConfigError, match="/chat"):
+        ps.App(chat, chat_page=True)
