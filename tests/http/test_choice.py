@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +27,7 @@ class Chunks:
 
 def cut(data: bytes, borders: Sequence[int]) -> list[bytes]:
     ends = sorted({b % (len(data) + 1) for b in borders} | {0, len(data)})
-    return [data[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(ends)]
 
 
 TEXT = st.text(alphabet="aab\u00e9\u732b\U0001f99c ", max_size=40)
