@@ -24,7 +24,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from demo.app import model_folder
-
 from penstock.engines.embedding import Embedder
 from penstock.engines.embedding_config import read_config
 from penstock.engines.source import locate
