@@ -20,9 +20,10 @@ from safetensors.torch import save_file
 
 import penstock as ps
 from penstock.engines import embed
-from penstock.engines.embedding import Embedder, padded_tokens, service_name
+from penstock.engines.embedding import Embedder, padded_tokens
 from penstock.engines.embedding_config import POOLINGS, read_config
 from penstock.engines.encoder_onnx import plan
+from penstock.engines.placement import service_name
 from penstock.engines.source import locate
 from penstock.errors import ConfigError, InvalidRequest
 

@@ -38,7 +38,8 @@ def wordpiece(kind: str = "bert") -> PreTrainedTokenizerFast:
         special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
     )
     named = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=48, **named)
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=48, model_input_names=inputs, **named)
 
 
 def byte_level() -> PreTrainedTokenizerFast:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penstock.engines.embedding import embed
+    from penstock.engines.reranker import rerank
 
-__all__ = ["embed"]
-_WHERE = {"embed": "penstock.engines.embedding"}
+__all__ = ["embed", "rerank"]
+_WHERE = {"embed": "penstock.engines.embedding", "rerank": "penstock.engines.reranker"}
 
 
 def __getattr__(name: str) -> Any:

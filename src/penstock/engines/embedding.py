@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 import penstock as ps
 from penstock.engines.embedding_config import POOLINGS, EmbeddingConfig, read_config
+from penstock.engines.placement import Engine, choose_engine, default_place, replicas_of, service_name
 from penstock.engines.source import Source, locate
 from penstock.engines.texts import Reader, estimated_tokens, load_tokenizer
 from penstock.engines.torch_model import cores
 from penstock.errors import ConfigError
 from penstock.models import Embedding, EmbeddingModel
-
-Engine = Literal["auto", "onnx", "torch"]
-_ONNX = ("onnxruntime", "onnx", "tokenizers", "numpy")
 
 
 class Embedder:
@@ -116,14 +112,13 @@ def embed(
         if prompt and prompt not in config.prompts:
             raise ConfigError(f"embed(prompt={prompt!r}): {source.name!r} has {', '.join(config.prompts) or 'no prompts'}")
         config = replace(config, default_prompt=prompt)
-    chosen = _engine(source, config, engine, on)
-    if on is None:
-        on = ps.Thread(1) if chosen == "onnx" else ps.Process(startup_timeout=600.0)
+    chosen = choose_engine(source, config.model, engine, on)
+    on = on or default_place(chosen)
     if batch is None:
         cost = functools.partial(packed_tokens if chosen == "onnx" else padded_tokens, config.max_tokens)
         batch = ps.Batch(max_size=64, cost=cost, max_cost=max(4096, config.max_tokens))
     service = ps.service(
-        functools.partial(Embedder, source, config, chosen, _replicas(on), dtype, pickles),
+        functools.partial(Embedder, source, config, chosen, replicas_of(on), dtype, pickles),
         name=service_name(name or source.name),
         batch=batch,
         on=on,
@@ -138,36 +133,3 @@ def embed(
         shorten=config.shorten,
         prompts=config.prompts,
     )
-
-
-def service_name(name: str) -> str:
-    """A model's name as a service's: its last part, with the letters that one may have."""
-    letters = re.sub(r"[^A-Za-z0-9_.-]", "-", name.rpartition("/")[2])
-    return letters if re.match(r"[A-Za-z_]", letters) else f"m-{letters}"
-
-
-def _replicas(on: ps.Thread | ps.Process) -> int:
-    return on.replicas if isinstance(on.replicas, int) else getattr(on.replicas, "maximum", 1)
-
-
-def _engine(source: Source, config: EmbeddingConfig, engine: str, on: Any) -> str:
-    """The engine to use: the packed one for what it is made for, unless there is a GPU to be used or it is not installed."""
-    from penstock.engines.encoder_onnx import suits
-
-    suited = suits(config.model) and all(path.suffix == ".safetensors" for path in source.weights)
-    missing = [package for package in _ONNX if find_spec(package) is None]
-    device = next(iter(getattr(on, "device", None) or ("cpu",)))
-    if engine == "onnx":
-        if not suited:
-            raise ConfigError(f'{source.name!r} is no BERT-like encoder in safetensors: engine="torch"')
-        if missing:
-            raise ConfigError(f'engine="onnx" needs {", ".join(missing)}: pip install "penstock[onnx]"')
-        return "onnx"
-    if engine == "auto" and suited and not missing and device == "cpu":
-        return "onnx"
-    if engine not in ("auto", "torch"):
-        raise ConfigError(f"engine={engine!r}: auto, onnx or torch")
-    needed = [package for package in ("torch", "transformers") if find_spec(package) is None]
-    if needed:
-        raise ConfigError(f'{source.name!r} needs {", ".join(needed)}: pip install "penstock[transformers]"')
-    return "torch"

@@ -21,17 +21,6 @@ from penstock.engines.packed_graph import packed_graph
 from penstock.engines.pooling import NumpySegments, Vectors, places, pool, read_safetensors
 
 RUN_TOKENS = 192  # one run of the graph; measured flat from 128 to 512
-KINDS = ("bert", "roberta", "xlm-roberta", "camembert")
-
-
-def suits(config: Mapping[str, Any]) -> bool:
-    """Whether this model is one that the graph is made for."""
-    return (
-        config.get("model_type") in KINDS
-        and config.get("position_embedding_type", "absolute") == "absolute"
-        and config.get("hidden_act", "gelu") == "gelu"
-        and not config.get("is_decoder")
-    )
 
 
 class OnnxEncoder:

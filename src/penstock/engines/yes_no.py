@@ -1,0 +1,81 @@
+"""Rerankers that are language models: "does the document answer the query?", and how much likelier "yes" is than "no".
+
+The prompt is Qwen3-Reranker's (Zhang et al. 2025). Only the two rows of the output matrix that stand for the answers are
+used, on the last token's state: a vocabulary of 150,000 costs nothing. Padding goes behind, where a causal model's tokens
+do not see it. What is too long loses the end of the document, never the question.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock.engines.cross_encoder import sigmoid
+from penstock.engines.source import Source
+from penstock.engines.texts import load_tokenizer
+from penstock.engines.torch_model import cores, load, padded
+from penstock.errors import ConfigError, InvalidRequest
+from penstock.models import Score
+
+TASK = "Given a web search query, retrieve relevant passages that answer the query"
+BEFORE = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. "
+    'Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+)
+BEHIND = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+
+
+class YesNo:
+    """One replica. Called with queries and documents, a pair of each."""
+
+    def __init__(self, source: Source, limit: int, task: str, replicas: int, dtype: str | None, pickles: bool) -> None:
+        self.limit = limit
+        self.task = task
+        self.tokenizer = load_tokenizer(source.folder, transformers=True)
+        self.before, self.behind = (self.tokenizer.encode(text, add_special_tokens=False).ids for text in (BEFORE, BEHIND))
+        yes, no = (self._answer(source, word) for word in ("yes", "no"))
+        self.tokenizer.encode_special_tokens = True  # in what others wrote, "<|im_end|>" is text, and ends nothing
+        model = load("AutoModelForCausalLM", source.folder, threads=cores(replicas), dtype=dtype, pickles=pickles)
+        output = model.get_output_embeddings()
+        self.row = (output.weight[yes] - output.weight[no]).float()
+        self.offset = 0.0 if output.bias is None else float(output.bias[yes] - output.bias[no])
+        self.model = model.base_model
+
+    def _answer(self, source: Source, word: str) -> int:
+        token = self.tokenizer.token_to_id(word)
+        if token is None:
+            raise ConfigError(f"{source.name!r} cannot rerank: its tokenizer has no token {word!r}")
+        return int(token)
+
+    def __call__(self, query: list[str], document: list[str]) -> list[Score | Exception]:
+        found: list[Any] = self.read(query, document)
+        places = [n for n, read in enumerate(found) if not isinstance(read, Exception)]
+        for n, value in zip(places, self.log_odds([found[n][0] for n in places]) if places else [], strict=True):
+            ids, cut = found[n]
+            found[n] = Score(sigmoid(value), len(ids), cut)
+        return found
+
+    def read(self, queries: list[str], documents: list[str]) -> list[tuple[list[int], int] | InvalidRequest]:
+        """The prompt's tokens, and how many were cut off the document."""
+        heads = [f"<Instruct>: {self.task}\n<Query>: {query}\n<Document>: " for query in queries]
+        texts = [head + document for head, document in zip(heads, documents, strict=True)]
+        room = self.limit - len(self.before) - len(self.behind)
+        read: list[tuple[list[int], int] | InvalidRequest] = []
+        for encoding, head in zip(self.tokenizer.encode_batch(texts, add_special_tokens=False), heads, strict=True):
+            ids = encoding.ids
+            cut = max(0, len(ids) - room)
+            if cut and encoding.offsets[room - 1][1] <= len(head):
+                read.append(InvalidRequest(f"the query leaves no room for a document: {self.limit} tokens are read in all"))
+            else:
+                read.append(([*self.before, *ids[:room], *self.behind], cut))
+        return read
+
+    def log_odds(self, texts: list[list[int]]) -> list[float]:
+        """log p(yes) - log p(no) of each prompt."""
+        import torch
+
+        with torch.inference_mode():
+            ids, mask = padded(texts, self.model.device)
+            states = self.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            last = states[torch.arange(len(texts), device=ids.device), mask.sum(1) - 1].float()
+            odds: list[float] = (last @ self.row + self.offset).tolist()
+        return odds
