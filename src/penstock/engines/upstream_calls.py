@@ -64,7 +64,7 @@ class Embedder:
         told = await self.server.whole("/v1/embeddings", body)
         rows = rows_of(told, "data", len(texts))
         vectors = [vector_of(row.get("embedding")) for row in rows]
-        return [Embedding(vector, tokens) for vector, tokens in zip(vectors, shares_of(told, texts), strict=True)]
+        return [Embedding(*each) for each in zip(vectors, shares_of(told, texts), cuts_of(told, texts), strict=True)]
 
 
 class Reranker:
@@ -80,11 +80,11 @@ class Reranker:
         body = {"model": self.server.called, "query": query, "documents": list(documents)}
         told = await self.server.whole("/v1/rerank", body)
         rows = rows_of(told, "results", len(documents))
-        tokens = shares_of(told, [query + document for document in documents])
+        tokens, cuts = shares_of(told, [query + document for document in documents]), cuts_of(told, documents)
         values = [row.get("relevance_score", row.get("score")) for row in rows]
         if not all(isinstance(value, int | float) for value in values):
             raise RemoteFailed("the server's answer has results without a relevance_score")
-        return [Score(float(value), n) for value, n in zip(values, tokens, strict=True)]  # type: ignore[arg-type]
+        return [Score(*each) for each in zip(map(float, values), tokens, cuts, strict=True)]  # type: ignore[arg-type]
 
 
 def query_of(pair: tuple[str, str]) -> str:
@@ -137,6 +137,15 @@ def shares_of(told: dict[str, Any], texts: Sequence[Any]) -> list[int]:
         shares.append(total * seen // length - given)
         given += shares[-1]
     return shares
+
+
+def cuts_of(told: dict[str, Any], texts: Sequence[Any]) -> list[int]:
+    """The tokens that were cut off each text, where the server says so, as penstock does."""
+    cuts, given = [0] * len(texts), told.get("truncated")
+    for each in given if isinstance(given, list) else ():
+        if isinstance(each, dict) and each.get("index") in range(len(texts)) and isinstance(each.get("cut"), int):
+            cuts[each["index"]] = each["cut"]
+    return cuts
 
 
 def only_model(listing: dict[str, Any]) -> dict[str, Any]:
