@@ -134,8 +134,8 @@ def batches(port: int) -> str:
     connection.request("GET", "/metrics")
     metrics = dict(line.rsplit(" ", 1) for line in connection.getresponse().read().decode().splitlines() if line[:1] != "#")
     connection.close()
-    starts = float(metrics['penstock_batch_size_count{service="minilm"}'])
-    mean = float(metrics['penstock_batch_size_sum{service="minilm"}']) / starts
+    starts = float(metrics['penstock_batch_size_count{service="embed-minilm"}'])
+    mean = float(metrics['penstock_batch_size_sum{service="embed-minilm"}']) / starts
     return f"{starts:.0f} batches of {mean:.1f} on average"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypedDict
 
 from penstock.service import Service
 
@@ -108,6 +108,7 @@ class ChatModel:
     prompt and its answer may have together. What is not among `features` is refused with 400.
     """
 
+    task: ClassVar[str] = "chat"
     name: str
     generate: Service[..., Any]
     tokenizer: Tokenizer
@@ -133,6 +134,7 @@ class UpstreamModel:
     each event. Errors come as penstock's own. `remote_name` is what the model is called there.
     """
 
+    task: ClassVar[str] = "chat"
     name: str
     relay: Service[..., Any]
     remote_name: str
@@ -152,6 +154,7 @@ class EmbeddingModel:
     before a text of some purpose ("query", "document"), by name: then `embed(text, name)` is understood as well.
     """
 
+    task: ClassVar[str] = "embedding"
     name: str
     embed: Service[..., Any]
     dimensions: int
@@ -173,6 +176,7 @@ class ScoreModel:
     `raw` turns a score into what the model itself said, before it was squeezed into 0 to 1 (None: it is the same).
     """
 
+    task: ClassVar[str] = "rerank"
     name: str
     score: Service[..., Any]
     max_tokens: int

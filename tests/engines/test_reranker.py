@@ -174,7 +174,7 @@ def test_raw_is_what_was_squeezed(x: float) -> None:
 
 def test_pairs_of_several_requests_run_together_and_come_back_apart(writer: Path) -> None:
     model = rerank(writer, name="org/tiny", on=ps.Thread(1))
-    assert (model.name, model.score.name, model.max_tokens) == ("org/tiny", "tiny", 512)
+    assert (model.name, model.score.name, model.max_tokens) == ("org/tiny", "rerank-tiny", 512)
     expected = by_answer(writer, PAIRS)
 
     async def main() -> None:

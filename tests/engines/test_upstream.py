@@ -80,7 +80,7 @@ def test_the_name_is_the_servers_one_unless_it_has_several() -> None:
             with pytest.raises(ConfigError, match="refuses /v1/models: not found"):
                 await asyncio.to_thread(chat, several.url + "/elsewhere")
             model = chat(several.url, "tiny", name="mine/own")  # asks nothing, so it may be said on a loop
-            assert (model.name, model.remote_name, model.relay.name) == ("mine/own", "tiny", "mine-own")
+            assert (model.name, model.remote_name, model.relay.name) == ("mine/own", "tiny", "chat-own")
             assert [request[0] for request in several.requests] == ["GET /v1/models", "GET /v1/elsewhere/models"]
 
     go(main)

@@ -21,7 +21,6 @@ from penstock.http.gate import public
 from penstock.http.remotes import states
 from penstock.http.serve import Observer, serve
 from penstock.http.server import CannotListen, Server
-from penstock.models import ChatModel, EmbeddingModel, ScoreModel, UpstreamModel
 from penstock.policy import Scale
 from penstock.runtime.place import thread_for_each
 from penstock.runtime.sizes import sizes
@@ -58,7 +57,8 @@ def _port(text: str) -> int:
 def run(options: argparse.Namespace) -> None:
     """Exit status: 0 after SIGINT or SIGTERM, 1 when it cannot start, 130 when a second signal cut it off."""
     if not options.app and not any(models.named(options)):
-        raise CommandFailed("what is to be served? Give module:app, or models: --chat, --embed, --rerank")
+        print("penstock: what is to be served? Give module:app, or models: --chat, --embed, --rerank", file=sys.stderr)
+        raise SystemExit(2)
     if options.reload:
         from penstock.cli.reload import supervise
 
@@ -181,8 +181,8 @@ def report(
         lines.append(f"  POST {url}/{name}  {', '.join(facts)}")
         for remote in (remotes or {}).get(name, ()):
             lines.append(f"       at {remote.url}  {remote.state}{f': {remote.why}' if remote.why else ''}")
-    for model in app.models.values():
-        kind, path = _SERVED[type(model)]
+    for model in app.models:
+        kind, path = _SERVED[model.task]
         lines.append(f"  {kind} {model.name}: POST {url}{path}  {', '.join(_facts(app, model.services[0], inline))}")
         for remote in (remotes or {}).get(model.services[0].name, ()):
             lines.append(f"       at {remote.url}  {remote.state}{f': {remote.why}' if remote.why else ''}")
@@ -195,10 +195,9 @@ def report(
 
 
 _SERVED = {
-    ChatModel: ("chat", "/v1/chat/completions"),
-    UpstreamModel: ("chat", "/v1/chat/completions"),
-    EmbeddingModel: ("embed", "/v1/embeddings"),
-    ScoreModel: ("rerank", "/v1/rerank"),
+    "chat": ("chat", "/v1/chat/completions"),
+    "embedding": ("embed", "/v1/embeddings"),
+    "rerank": ("rerank", "/v1/rerank"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Engines: models that are in a folder or on the hub, as what the endpoints serve (`penstock.models`).
+"""Engines: models that are in a folder, on the hub or on another server, as what the endpoints serve (`penstock.models`).
 
 Made of the public names alone, so that everything here could be written outside. Libraries are imported when a model is
 made, in the worker that runs it: to import this costs nothing and needs none of them.
@@ -6,19 +6,53 @@ made, in the worker that runs it: to import this costs nothing and needs none of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from penstock.engines.embedding import embed
-    from penstock.engines.reranker import rerank
+from penstock.models import ChatModel, EmbeddingModel, ScoreModel, UpstreamModel
 
-__all__ = ["embed", "rerank"]
-_WHERE = {"embed": "penstock.engines.embedding", "rerank": "penstock.engines.reranker"}
+__all__ = ["chat", "embed", "rerank"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+def chat(model: Any, **options: Any) -> ChatModel | UpstreamModel:
+    """A model that writes: a folder, a hub's name, or a URL such as http://localhost:11434/v1.
 
-    return getattr(import_module(_WHERE[name]), name)
+    `options` are those of `writing.chat`, or of `upstream.chat` for URLs. Raises ConfigError.
+    """
+    if _elsewhere(model):
+        from penstock.engines import upstream
+
+        return upstream.chat(model, **options)
+    from penstock.engines import writing
+
+    return writing.chat(model, **options)
+
+
+def embed(model: Any, **options: Any) -> EmbeddingModel:
+    """A model that gives vectors; as `chat`, with the options of `embedding.embed` or `upstream.embed`."""
+    if _elsewhere(model):
+        from penstock.engines import upstream
+
+        return upstream.embed(model, **options)
+    from penstock.engines import embedding
+
+    return embedding.embed(model, **options)
+
+
+def rerank(model: Any, **options: Any) -> ScoreModel:
+    """A model that scores pairs; as `chat`, with the options of `reranker.rerank` or `upstream.rerank`.
+
+    An embedding model (what `embed` gives) scores by the cosine of both vectors.
+    """
+    if _elsewhere(model):
+        from penstock.engines import upstream
+
+        return upstream.rerank(model, **options)
+    from penstock.engines import reranker
+
+    return reranker.rerank(model, **options)
+
+
+def _elsewhere(model: Any) -> bool:
+    """Whether this is a URL, several, or a `ps.Remote`."""
+    first = model[0] if isinstance(model, list | tuple) and model else model
+    return hasattr(first, "urls") or (isinstance(first, str) and first.startswith(("http://", "https://")))

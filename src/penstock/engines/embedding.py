@@ -119,7 +119,7 @@ def embed(
         batch = ps.Batch(max_size=64, cost=cost, max_cost=max(4096, config.max_tokens))
     service = ps.service(
         functools.partial(Embedder, source, config, chosen, replicas_of(on), dtype, pickles),
-        name=service_name(name or source.name),
+        name=service_name("embed", name or source.name),
         batch=batch,
         on=on,
         cache=ps.Cache(size_bytes=cache_bytes),

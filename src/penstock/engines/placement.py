@@ -18,10 +18,9 @@ _TORCH = ("torch", "transformers", "numpy")
 _PACKED = ("bert", "roberta", "xlm-roberta", "camembert")
 
 
-def service_name(name: str) -> str:
-    """A model's name as a service's: its last part, with the letters that one may have."""
-    letters = re.sub(r"[^A-Za-z0-9_.-]", "-", name.rpartition("/")[2])
-    return letters if re.match(r"[A-Za-z_]", letters) else f"m-{letters}"
+def service_name(kind: str, name: str) -> str:
+    """What the service is called that does this ("chat") with the model of this name: its last part, in allowed letters."""
+    return f"{kind}-{re.sub(r'[^A-Za-z0-9_.-]', '-', name.rpartition('/')[2])}"
 
 
 def default_place(engine: str) -> Place:

@@ -80,7 +80,7 @@ def rerank(
         batch = ps.Batch(max_size=64, cost=cost, max_cost=max(8192, limit))
     service = ps.service(
         body,
-        name=service_name(name or source.name),
+        name=service_name("rerank", name or source.name),
         batch=batch,
         on=on,
         cache=ps.Cache(size_bytes=cache_bytes),
@@ -115,7 +115,7 @@ def _by_cosine(model: EmbeddingModel, name: str | None, options: Mapping[str, An
         cosine = float(x @ y) / max(float(x @ x) * float(y @ y), 1e-24) ** 0.5
         return Score(cosine, asked.tokens + told.tokens, asked.cut + told.cut)
 
-    service = ps.service(score, name=service_name(name or f"{model.name}-score"), **{"safe": True, **options})
+    service = ps.service(score, name=service_name("rerank", name or model.name), **{"safe": True, **options})
     return ScoreModel(
         name=name or model.name, score=service, max_tokens=model.max_tokens, tokenizer=model.tokenizer, inner=model.services
     )

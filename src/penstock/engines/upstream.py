@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import penstock as ps
+from penstock.engines.placement import service_name
 from penstock.engines.upstream_calls import (
     MODELS,
     Embedder,
@@ -53,10 +53,10 @@ def chat(
     place = _place(where, token)
     found = _entry(place, model) if model is None else {"id": model}
     name = name or found.get("id") or urlsplit(place.urls[0]).netloc
-    service = _relay(place, name, options)
+    service = _relay(place, service_name("chat", name), options)
     if found:
         return UpstreamModel(name=name, relay=service, remote_name=found["id"])
-    late = ps.service(Upstream(service, "").relay, name=_service_name(f"{name}-late"))
+    late = ps.service(Upstream(service, "").relay, name=service_name("chat", f"{name}-late"))
     return UpstreamModel(name=name, relay=late, remote_name="", inner=(service,))
 
 
@@ -83,10 +83,10 @@ def embed(
         dimensions = _dimensions(place, found["id"]) if found else 0
     called = model or found.get("id", "")
     name = name or called or urlsplit(place.urls[0]).netloc
-    server = Upstream(_relay(place, f"{name}-relay", {"safe": True}), called)
+    server = Upstream(_relay(place, service_name("embed", f"{name}-relay"), {"safe": True}), called)
     service = ps.service(
         Embedder(server).embed,
-        name=_service_name(name),
+        name=service_name("embed", name),
         batch=batch or ps.Batch(max_size=64, key=type),
         **{"on": ps.Inline(replicas=16), "safe": True, **options},
     )
@@ -113,10 +113,10 @@ def rerank(
     found = _entry(place, model)
     called = model or found.get("id", "")
     name = name or called or urlsplit(place.urls[0]).netloc
-    server = Upstream(_relay(place, f"{name}-relay", {"safe": True}), called)
+    server = Upstream(_relay(place, service_name("rerank", f"{name}-relay"), {"safe": True}), called)
     service = ps.service(
         Reranker(server).score,
-        name=_service_name(name),
+        name=service_name("rerank", name),
         batch=batch or ps.Batch(max_size=64, key=query_of),
         **{"on": ps.Inline(replicas=16), "safe": True, **options},
     )
@@ -131,12 +131,7 @@ def _place(where: Where, token: str | None) -> ps.Remote:
 
 
 def _relay(place: ps.Remote, name: str, options: dict[str, Any]) -> ps.Service[..., Any]:
-    return ps.service(relay, name=_service_name(name), on=place, **{"progress_timeout": PATIENCE, **options})
-
-
-def _service_name(name: str) -> str:
-    """A model's name as a service's."""
-    return re.sub(r"^(?=[^A-Za-z_])", "_", re.sub(r"[^A-Za-z0-9_.-]", "-", name))
+    return ps.service(relay, name=name, on=place, **{"progress_timeout": PATIENCE, **options})
 
 
 def _entry(place: ps.Remote, model: str | None) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class App:
                 raise ConfigError(f"App(...) takes services, not {each!r}; make one with @penstock.service")
             self._add(each)
         self.public = tuple(self.services)  # those that have a path of their own
-        self.models: dict[str, Model] = {}
+        self.models: list[Model] = []
         for model in models:
             self.add_model(model)
         if isinstance(cors, str):
@@ -71,8 +71,9 @@ class App:
 
     def add_model(self, model: Model) -> None:
         """Serve one more model; before the app starts."""
-        if self.models.setdefault(model.name, model) is not model:
-            raise ConfigError(f'two models are named {model.name!r}; give one another name: name="..."')
+        if any(other.name == model.name and other.task == model.task for other in self.models):
+            raise ConfigError(f'two {model.task} models are named {model.name!r}; give one another name: name="..."')
+        self.models.append(model)
         for each in model.services:
             self._add(each)
 

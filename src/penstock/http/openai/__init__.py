@@ -43,6 +43,6 @@ def routes(handler: Handler) -> dict[str, Route[Any]]:
     for path, route in (("/tokenize", TokenizeRoute), ("/detokenize", DetokenizeRoute)):
         found[path] = route(handler, path, catalogue)
     for kinds, kind, paths in _ROUTES:
-        if any(isinstance(model, kinds) for model in models.values()):
+        if any(isinstance(model, kinds) for model in models):
             found |= {path: kind(handler, path, catalogue) for path in paths}
     return found

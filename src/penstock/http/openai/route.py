@@ -201,7 +201,7 @@ class Models(Route[Any]):
             return Response(204, b"allow: %b\r\n" % self.methods.encode())
         if request.method not in ("GET", "HEAD"):
             return self.refuse(MethodNotAllowed(f"{self.path} answers GET"), request)
-        entries = [self.catalogue.entry(model) for model in self.catalogue.models.values()]
+        entries = [self.catalogue.entry(model) for model in self.catalogue.models]
         name = request.path[len(self.path) + 1 :]
         found: Any = {"object": "list", "data": entries}
         if name:
