@@ -41,6 +41,29 @@ def save(name: str, config: Any, tokenizer_of: Path | None = None) -> Path:
     return folder
 
 
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+}
+
+
+@functools.cache
+def other(kind: str, **settings: Any) -> Path:
+    """A model of another architecture, as small, with the first one's tokenizer."""
+    vocabulary = json.loads((qwen3() / "config.json").read_text())["vocab_size"]
+    given: dict[str, Any] = {"eos_token_id": 2, "pad_token_id": 0, "bos_token_id": None, "initializer_range": 0.2}
+    if kind == "gpt2":
+        given |= {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
+    else:
+        given |= SMALL
+    given |= {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+    config = transformers.AutoConfig.for_model(kind, vocab_size=vocabulary, **given)
+    return save("-".join([kind, *map(str, settings)]), config)
+
+
 @functools.cache
 def sentencepiece() -> Path:
     """A tokenizer as Llama 2 has it: BPE over ▁words, bytes where there is no letter, a space stripped at the beginning."""

@@ -177,6 +177,12 @@ class SlotCache(Cache):  # type: ignore[misc]
                 values[one, :, :tokens] = values[other, :, :tokens]
                 values[other, :, :tokens] = of_one
 
+    def wipe(self, row: int, tokens: int) -> None:
+        """Forget these: what was no number would be that for whoever comes next, since 0 times NaN is NaN."""
+        for kept in self.kept.values() if tokens else ():
+            for values in kept:
+                values[row, :, :tokens] = 0
+
     def clear(self) -> None:
         """Nobody is left: give the memory back."""
         self.rows, self.tokens = 1, LEAST

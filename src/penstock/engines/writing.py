@@ -88,11 +88,14 @@ class Writing:
     def drop(self, slot: int) -> None:
         """The request has ended, or nobody wants it any more."""
         seat = self.seats.pop(slot, None)
-        if seat is not None:
-            self.rows[seat.row] = None
-        if not self.seats:
-            self.rows.clear()
-            with torch.inference_mode():
+        if seat is None:
+            return
+        self.rows[seat.row] = None
+        with torch.inference_mode():
+            if self.seats:
+                self.lm.cache.wipe(seat.row, seat.known)
+            else:
+                self.rows.clear()
                 self.lm.cache.clear()
 
     def step(self, plan: Mapping[int, int]) -> Out:
@@ -115,11 +118,11 @@ class Writing:
         if not ids:
             return
         pack = self.lm.pack([seat.known for seat in writing], [piece for _, piece in pieces])
-        logits = self.lm.forward(ids, pack, None if len(keep) == len(ids) else keep)
         for seat in writing:
-            seat.known += 1
+            seat.known += 1  # before it is so: a step that fails may have got as far
         for seat, piece in pieces:
             seat.known += piece.count
+        logits = self.lm.forward(ids, pack, None if len(keep) == len(ids) else keep)
         if chosen:
             self._tell(chosen, choose(logits, [seat.choice for seat in chosen]), out)
 
