@@ -35,7 +35,7 @@ PLAIN = {
 
 def writing(folder: Path, **options: Any) -> Writing:
     """In float64, where no two logits are so close that the size of a batch could decide between them."""
-    given = {"context": 512, "stops": frozenset({2}), "defaults": {}, "dtype": "float64", "device": "cpu"}
+    given = {"context": 512, "stops": frozenset({2}), "dtype": "float64", "replicas": 1, "pickles": False}
     return Writing(folder, **given | options)
 
 
@@ -172,12 +172,6 @@ def test_ends_after_a_stop_token_which_it_gives_or_after_max_tokens() -> None:
     biased = {"logit_bias": {"2": 100.0}, **GREEDY}
     assert one(model, [9, 8, 7], **biased) == [2]
     assert one(model, [9, 8, 7], ignore_eos=True, **biased) == [2] * 8
-
-
-def test_the_model_recommends_how_to_sample_and_a_request_says_otherwise() -> None:
-    model = writing(tiny_models.qwen3(), defaults={"temperature": 0.0})
-    assert one(model, [3, 4]) == one(model, [3, 4])
-    assert len({tuple(one(model, [3, 4], temperature=3.0)) for _ in range(5)}) > 1
 
 
 # Only the one fails

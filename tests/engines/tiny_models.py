@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # beside other work, two threads that wait for each other are slower than one
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 

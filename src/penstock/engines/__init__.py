@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from penstock.engines.embedding import embed
     from penstock.engines.reranker import rerank
+    from penstock.engines.writer import chat
 
-__all__ = ["embed", "rerank"]
-_WHERE = {"embed": "penstock.engines.embedding", "rerank": "penstock.engines.reranker"}
+__all__ = ["chat", "embed", "rerank"]
+_WHERE = {
+    "chat": "penstock.engines.writer",
+    "embed": "penstock.engines.embedding",
+    "rerank": "penstock.engines.reranker",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,6 @@ go through it both ways, as transformers runs it and through slots, and what dif
 from __future__ import annotations
 
 import inspect
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 import transformers
 
 from penstock.engines.slot_cache import Pack, Piece, SlotCache
+from penstock.engines.torch_model import cores, load
 from penstock.errors import ConfigError
 
 PLAIN = ("full_attention", "sliding_attention")
@@ -25,9 +25,9 @@ PROBE = 12  # tokens
 class CausalLM:
     """The model and its cache. `forward` gives the logits of those tokens of a pack that are asked for."""
 
-    def __init__(self, folder: Path, dtype: str | None, device: str | None) -> None:
-        self.device = torch.device(device or os.environ.get("PENSTOCK_DEVICE") or _best_device())
-        self.model = _load(folder, dtype).to(self.device).eval()
+    def __init__(self, folder: Path, dtype: str | None, replicas: int, pickles: bool) -> None:
+        self.model = _load(folder, dtype, replicas, pickles)
+        self.device = self.model.device
         self.config = self.model.config.get_text_config()
         self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
         self.cache = SlotCache()
@@ -90,14 +90,9 @@ class CausalLM:
         return logits if keep is None or self.limited else logits[keep]
 
 
-def _best_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _load(folder: Path, dtype: str | None) -> Any:
-    transformers.logging.set_verbosity_error()
+def _load(folder: Path, dtype: str | None, replicas: int, pickles: bool) -> Any:
     try:
-        return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto", local_files_only=True)
+        return load("AutoModelForCausalLM", folder, threads=cores(replicas), dtype=dtype, pickles=pickles)
     except (ValueError, OSError, KeyError, AttributeError) as error:
         raise ConfigError(
             f"{folder}: transformers {transformers.__version__} cannot load it as a causal LM: {error}"

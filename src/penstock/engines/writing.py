@@ -45,28 +45,19 @@ class Writing:
     """The model and who is in its slots."""
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        context: int,
-        stops: frozenset[int],
-        defaults: Mapping[str, Any],
-        dtype: str | None,
-        device: str | None,
+        self, folder: Path, *, context: int, stops: frozenset[int], dtype: str | None, replicas: int, pickles: bool
     ) -> None:
-        self.lm = CausalLM(folder, dtype, device)
+        self.lm = CausalLM(folder, dtype, replicas, pickles)
         self.context = context
         self.stops = stops
-        self.defaults = defaults
         self.seats: dict[int, Seat] = {}
         self.rows: list[Seat | None] = []
 
     def add(self, slot: int, prompt: Sequence[int], sampling: Mapping[str, Any]) -> int:
         """Let a request in; its prompt is read in the steps that follow."""
         ids, most = self._checked(prompt, sampling)
-        asked = {**self.defaults, **sampling}
-        stops = frozenset(asked.get("stop_ids") or ()) | (frozenset() if asked.get("ignore_eos") else self.stops)
-        choice = Choice(asked, ids, self.lm.vocabulary, self.lm.device)
+        stops = frozenset(sampling.get("stop_ids") or ()) | (frozenset() if sampling.get("ignore_eos") else self.stops)
+        choice = Choice(sampling, ids, self.lm.vocabulary, self.lm.device)
         if None not in self.rows:
             self.rows.append(None)
         row = self.rows.index(None)

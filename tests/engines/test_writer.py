@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import penstock as ps
-from penstock.engines.chat import chat
+from penstock.engines.writer import chat
 from penstock.errors import ConfigError, InvalidRequest
 from penstock.models import Token
 from tests.engines import tiny_models
@@ -43,8 +43,8 @@ def test_context_stops_and_name_are_the_models_own() -> None:
     assert (model.name, model.context, model.stops) == ("qwen3", 512, {2})
     assert {"logprobs", "seed", "penalties", "logit_bias"} <= model.features
     assert chat(tiny_models.qwen3(), name="org/m 1", context=100).context == 100
-    assert chat(tiny_models.qwen3(), name="org/m 1").generate.name == "org-m-1"
-    assert chat(tiny_models.qwen3(), name="7b").generate.name == "b"
+    named = chat(tiny_models.qwen3(), name="org/7b 1")
+    assert (named.name, named.generate.name) == ("org/7b 1", "m-7b-1")
 
 
 def test_several_stops_and_recommended_sampling(tmp_path: Path) -> None:
@@ -52,8 +52,16 @@ def test_several_stops_and_recommended_sampling(tmp_path: Path) -> None:
     (folder / "generation_config.json").write_text('{"eos_token_id": [2, 7], "temperature": 0.6, "top_k": 20, "max_length": 9}')
     model = chat(folder)
     assert model.stops == {2, 7}
-    assert model.generate.body.kwargs["defaults"] == {"temperature": 0.6, "top_k": 20}
-    assert chat(folder, defaults={"top_p": 0.5}).generate.body.kwargs["defaults"] == {"top_p": 0.5}
+    assert model.defaults == {"temperature": 0.6, "top_k": 20}
+    assert chat(folder, defaults={"top_p": 0.5}).defaults == {"top_p": 0.5}
+
+
+def test_a_device_is_a_child_processs() -> None:
+    on = chat(tiny_models.qwen3(), device="cuda:1", on=ps.Process(threads=2)).generate.options.on
+    assert on == ps.Process(threads=2, device="cuda:1")
+    for place in (ps.Thread(), ps.Process(device="cuda:0")):
+        with pytest.raises(ConfigError, match="device"):
+            chat(tiny_models.qwen3(), device="cuda:1", on=place)
 
 
 @pytest.mark.parametrize("context", [1, 513, 0, -3])
@@ -73,7 +81,7 @@ def test_a_model_that_does_not_say_its_context(tmp_path: Path) -> None:
 
 
 def test_declaring_a_model_loads_no_torch() -> None:
-    script = "import sys; from penstock.engines.chat import chat; chat(sys.argv[1]); print('torch' in sys.modules, 'transformers' in sys.modules)"
+    script = "import sys; from penstock.engines.writer import chat; chat(sys.argv[1]); print('torch' in sys.modules, 'transformers' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", script, str(tiny_models.qwen3())], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False", "False"]
 

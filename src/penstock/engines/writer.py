@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import penstock as ps
+from penstock.engines.placement import Place, default_place, replicas_of, service_name
 from penstock.engines.source import Source, locate
 from penstock.engines.tokenizer import FolderTokenizer
 from penstock.errors import ConfigError
@@ -55,24 +56,27 @@ def chat(
     context: int | None = None,
     dtype: str | None = None,
     device: str | None = None,
-    on: ps.Process | ps.Thread | None = None,
+    on: Place | None = None,
     stretch: float = 1.5,
     budget: int | None = None,
     defaults: Sampling | None = None,
     max_tokens: int | None = None,
     revision: str | None = None,
+    pickles: bool = False,
     **options: Any,
 ) -> ChatModel:
     """A chat model over a folder with a causal LM, or a hub's name: `slots` requests at once in each replica.
 
     `context` bounds a prompt and its answer together (default: what the model was made for). `dtype` is such as
-    "bfloat16" (default: what the weights are), `device` such as "cuda:0" (default: a CUDA device if there is one).
+    "bfloat16" (default: float32 on a processor, on a GPU what the weights are). It runs in a child process, on `device`, such
+    as "cuda:0" (default: a GPU if there is one); or where `on` says.
     `stretch` and `budget` are those of `ps.Slots`: how much starts may slow a step, or how many tokens one may have.
     `defaults` is how to sample where a request does not say; without it the model's own generation_config.json decides.
-    `max_tokens` bounds answers for which a request names no number. `options` are those of `ps.service`: admit, order,
+    `max_tokens` bounds answers for which a request names no number. `revision` and `pickles` are
+    those of `penstock.engines.source.locate`. `options` are those of `ps.service`: admit, order,
     limit, within and so on. Raises ConfigError for what cannot be run, here or when the model is loaded.
     """
-    source = locate(model, revision=revision)
+    source = locate(model, revision=revision, pickles=pickles)
     tokenizer = FolderTokenizer(source.folder)
     config = _text_config(source)
     generation = _object(source, "generation_config.json")
@@ -81,20 +85,21 @@ def chat(
     if context is not None and not 1 < context <= longest:
         raise ConfigError(f"{source.name}: context={context}: 2 to {longest}")
     recommended = {key: generation[key] for key in RECOMMENDED if generation.get(key) is not None}
+    place = _place(on, device)
     writer = functools.partial(
         Writer,
         source.folder,
         context=context or longest,
         stops=stops,
-        defaults=recommended if defaults is None else dict(defaults),
         dtype=dtype,
-        device=device,
+        replicas=replicas_of(place),
+        pickles=pickles,
     )
     service = ps.service(
         writer,
-        name=_service_name(name or source.name),
+        name=service_name(name or source.name),
         batch=ps.Slots(slots, stretch=stretch, budget=budget),
-        on=on or ps.Process(device=device if device and device.startswith("cuda") else None),
+        on=place,
         **options,
     )
     return ChatModel(
@@ -105,11 +110,17 @@ def chat(
         stops=stops,
         features=FEATURES,
         max_tokens=max_tokens,
+        defaults=cast(Sampling, recommended) if defaults is None else defaults,
     )
 
 
-def _service_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).lstrip("0123456789-.") or "chat"
+def _place(on: Place | None, device: str | None) -> Place:
+    if device is None:
+        return on or default_place("torch")
+    place = default_place("torch") if on is None else on
+    if not isinstance(place, ps.Process) or place.device:
+        raise ConfigError(f"device={device!r} is a child process's: leave out on=, or give on=ps.Process(device={device!r})")
+    return replace(place, device=device)
 
 
 def _object(source: Source, file: str) -> Mapping[str, Any]:
