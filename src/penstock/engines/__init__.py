@@ -16,15 +16,15 @@ __all__ = ["chat", "embed", "rerank"]
 def chat(model: Any, **options: Any) -> ChatModel | UpstreamModel:
     """A model that writes: a folder, a hub's name, or a URL such as http://localhost:11434/v1.
 
-    `options` are those of `writing.chat`, or of `upstream.chat` for URLs. Raises ConfigError.
+    `options` are those of `writer.chat`, or of `upstream.chat` for URLs. Raises ConfigError.
     """
     if _elsewhere(model):
         from penstock.engines import upstream
 
         return upstream.chat(model, **options)
-    from penstock.engines import writing
+    from penstock.engines import writer
 
-    return writing.chat(model, **options)
+    return writer.chat(model, **options)
 
 
 def embed(model: Any, **options: Any) -> EmbeddingModel:

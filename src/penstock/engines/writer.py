@@ -1,0 +1,149 @@
+"""Chat models: any causal LM of transformers with plain attention, run in slots, in a child process by default.
+
+    model = chat("Qwen/Qwen3-0.6B", slots=64)
+    app = ps.App(models=[model])
+
+This process reads the model's configuration and its tokenizer; torch and transformers are loaded where the model runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import penstock as ps
+from penstock.engines.placement import Place, default_place, replicas_of, service_name
+from penstock.engines.source import Source, locate
+from penstock.engines.tokenizer import FolderTokenizer
+from penstock.errors import ConfigError
+from penstock.models import ChatModel, Feature, Sampling
+
+FEATURES: frozenset[Feature] = frozenset(("logprobs", "seed", "penalties", "logit_bias"))
+RECOMMENDED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+BY_LENGTH = ("dynamic", "longrope")  # positions that depend on the longest request in the batch
+
+
+class Writer:
+    """The body of the service: loads the model where it runs."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        from penstock.engines.writing import Writing
+
+        self._writing = Writing(folder, **options)
+
+    def add(self, slot: int, prompt: list[int], sampling: dict[str, Any], images: Sequence[bytes] = ()) -> int:
+        """A request joins; reading its prompt takes as many units as it has tokens."""
+        return self._writing.add(slot, prompt, sampling)
+
+    def step(self, slots: dict[int, int]) -> list[tuple[int, Any]]:
+        """A token of everybody who writes, and some of the prompts."""
+        return self._writing.step(slots)
+
+    def drop(self, slot: int) -> None:
+        """It has ended."""
+        self._writing.drop(slot)
+
+
+def chat(
+    model: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    slots: int = 32,
+    context: int | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    on: Place | None = None,
+    stretch: float = 1.5,
+    budget: int | None = None,
+    defaults: Sampling | None = None,
+    max_tokens: int | None = None,
+    revision: str | None = None,
+    pickles: bool = False,
+    **options: Any,
+) -> ChatModel:
+    """A chat model over a folder with a causal LM, or a hub's name: `slots` requests at once in each replica.
+
+    `context` bounds a prompt and its answer together (default: what the model was made for). `dtype` is such as
+    "bfloat16" (default: float32 on a processor, on a GPU what the weights are). It runs in a child process, on `device`, such
+    as "cuda:0" (default: a GPU if there is one); or where `on` says.
+    `stretch` and `budget` are those of `ps.Slots`: how much starts may slow a step, or how many tokens one may have.
+    `defaults` is how to sample where a request does not say; without it the model's own generation_config.json decides.
+    `max_tokens` bounds answers for which a request names no number. `revision` and `pickles` are
+    those of `penstock.engines.source.locate`. `options` are those of `ps.service`: admit, order,
+    limit, within and so on. Raises ConfigError for what cannot be run, here or when the model is loaded.
+    """
+    source = locate(model, revision=revision, pickles=pickles)
+    tokenizer = FolderTokenizer(source.folder)
+    config = _text_config(source)
+    generation = _object(source, "generation_config.json")
+    stops = _stops(generation.get("eos_token_id", config.get("eos_token_id")))
+    longest = _context(config, source.name)
+    if context is not None and not 1 < context <= longest:
+        raise ConfigError(f"{source.name}: context={context}: 2 to {longest}")
+    recommended = {key: generation[key] for key in RECOMMENDED if generation.get(key) is not None}
+    place = _place(on, device)
+    writer = functools.partial(
+        Writer,
+        source.folder,
+        context=context or longest,
+        stops=stops,
+        dtype=dtype,
+        replicas=replicas_of(place),
+        pickles=pickles,
+    )
+    service = ps.service(
+        writer,
+        name=service_name("chat", name or source.name),
+        batch=ps.Slots(slots, stretch=stretch, budget=budget),
+        on=place,
+        **options,
+    )
+    return ChatModel(
+        name=name or source.name,
+        generate=service,
+        tokenizer=tokenizer,
+        context=context or longest,
+        stops=stops,
+        features=FEATURES,
+        max_tokens=max_tokens,
+        defaults=cast(Sampling, recommended) if defaults is None else defaults,
+    )
+
+
+def _place(on: Place | None, device: str | None) -> Place:
+    if device is None:
+        return on or default_place("torch")
+    place = default_place("torch") if on is None else on
+    if not isinstance(place, ps.Process) or place.device:
+        raise ConfigError(f"device={device!r} is a child process's: leave out on=, or give on=ps.Process(device={device!r})")
+    return replace(place, device=device)
+
+
+def _object(source: Source, file: str) -> Mapping[str, Any]:
+    found = source.json(file)
+    return found if isinstance(found, dict) else {}
+
+
+def _text_config(source: Source) -> Mapping[str, Any]:
+    inner = source.config.get("text_config")
+    return {**source.config, **inner} if isinstance(inner, dict) else source.config
+
+
+def _stops(asked: Any) -> frozenset[int]:
+    ids = asked if isinstance(asked, list) else [asked]
+    return frozenset(token for token in ids if isinstance(token, int) and token >= 0)
+
+
+def _context(config: Mapping[str, Any], name: str) -> int:
+    """How many tokens the model was made for."""
+    longest = next((config[key] for key in ("max_position_embeddings", "n_positions", "max_seq_len") if config.get(key)), None)
+    if not isinstance(longest, int):
+        raise ConfigError(f"{name}: its config.json does not say how many tokens it was made for (max_position_embeddings)")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rope.get("rope_type", rope.get("type")) in BY_LENGTH:
+        return int(rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings") or longest)
+    return longest

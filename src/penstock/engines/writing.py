@@ -1,0 +1,167 @@
+"""Continuous batching of one causal LM: who is in which slot, what they have read and written, and the next step of all.
+
+Runs in the worker, and knows nothing of queues: `chat` wraps it as a class for `ps.Slots`. A request that asks for what
+cannot be done fails alone: in `add` where that can be seen, in its step where memory is short or the model computes what
+is no number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import penstock as ps
+from penstock.engines.causal_lm import CausalLM
+from penstock.engines.sampling import Choice, choose
+from penstock.engines.slot_cache import Piece
+from penstock.errors import InvalidRequest, Overloaded, ServiceError
+
+Out = list[tuple[int, Any]]
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """One request: tokens `known` are in the cache's `row`, `last` was written and is not yet."""
+
+    slot: int
+    row: int
+    prompt: list[int]
+    left: int  # that it may still write
+    stops: frozenset[int]
+    choice: Choice
+    known: int = 0
+    last: int = 0
+
+    @property
+    def writes(self) -> bool:
+        return self.known >= len(self.prompt)
+
+
+class Writing:
+    """The model and who is in its slots."""
+
+    def __init__(
+        self, folder: Path, *, context: int, stops: frozenset[int], dtype: str | None, replicas: int, pickles: bool
+    ) -> None:
+        self.lm = CausalLM(folder, dtype, replicas, pickles)
+        self.context = context
+        self.stops = stops
+        self.seats: dict[int, Seat] = {}
+        self.rows: list[Seat | None] = []
+
+    def add(self, slot: int, prompt: Sequence[int], sampling: Mapping[str, Any]) -> int:
+        """Let a request in; its prompt is read in the steps that follow."""
+        ids, most = self._checked(prompt, sampling)
+        stops = frozenset(sampling.get("stop_ids") or ()) | (frozenset() if sampling.get("ignore_eos") else self.stops)
+        choice = Choice(sampling, ids, self.lm.vocabulary, self.lm.device)
+        if None not in self.rows:
+            self.rows.append(None)
+        row = self.rows.index(None)
+        self.seats[slot] = self.rows[row] = Seat(slot, row, ids, most, stops, choice)
+        return len(ids)
+
+    def _checked(self, prompt: Sequence[int], sampling: Mapping[str, Any]) -> tuple[list[int], int]:
+        ids, most = list(prompt), sampling.get("max_tokens")
+        if not ids:
+            raise InvalidRequest("the prompt has no tokens")
+        if not all(type(token) is int and 0 <= token < self.lm.vocabulary for token in ids):
+            raise InvalidRequest(f"a prompt is token ids, each from 0 to {self.lm.vocabulary - 1}")
+        if type(most) is not int or most < 1:
+            raise InvalidRequest(f"max_tokens={most!r}: at least 1")
+        if len(ids) + most > self.context:
+            raise InvalidRequest(f"{len(ids)} tokens and {most} to be written are more than the context, {self.context}")
+        return ids, most
+
+    def drop(self, slot: int) -> None:
+        """The request has ended, or nobody wants it any more."""
+        seat = self.seats.pop(slot, None)
+        if seat is None:
+            return
+        self.rows[seat.row] = None
+        with torch.inference_mode():
+            if self.seats:
+                self.lm.cache.wipe(seat.row, seat.known)
+            else:
+                self.rows.clear()
+                self.lm.cache.clear()
+
+    def step(self, plan: Mapping[int, int]) -> Out:
+        """One forward: a token more of everybody who writes, and so many tokens of the prompts that are being read."""
+        out: Out = []
+        with torch.inference_mode():
+            self._step(plan, out)
+        return out
+
+    def _step(self, plan: Mapping[int, int], out: Out) -> None:
+        taking_part = self._with_room([(self.seats[slot], units) for slot, units in plan.items()], out)
+        writing = self._in_first_rows([seat for seat, _ in taking_part if seat.writes])
+        pieces = [(seat, Piece(seat.row, seat.known, units)) for seat, units in taking_part if not seat.writes]
+        ids, keep, chosen = [seat.last for seat in writing], list(range(len(writing))), list(writing)
+        for seat, piece in pieces:
+            ids += seat.prompt[piece.start : piece.start + piece.count]
+            if piece.start + piece.count == len(seat.prompt):
+                keep.append(len(ids) - 1)
+                chosen.append(seat)
+        if not ids:
+            return
+        pack = self.lm.pack([seat.known for seat in writing], [piece for _, piece in pieces])
+        for seat in writing:
+            seat.known += 1  # before it is so: a step that fails may have got as far
+        for seat, piece in pieces:
+            seat.known += piece.count
+        logits = self.lm.forward(ids, pack, None if len(keep) == len(ids) else keep)
+        if chosen:
+            self._tell(chosen, choose(logits, [seat.choice for seat in chosen]), out)
+
+    def _tell(self, seats: list[Seat], tokens: list[Any], out: Out) -> None:
+        for seat, token in zip(seats, tokens, strict=True):
+            if token is None:
+                out.append((seat.slot, ServiceError("the model computed what is no number (NaN or infinite) for this request")))
+                continue
+            seat.last = token if type(token) is int else token.id
+            seat.left -= 1
+            out.append((seat.slot, token))
+            if not seat.left or seat.last in seat.stops:
+                out.append((seat.slot, ps.END))
+
+    def _in_first_rows(self, writing: list[Seat]) -> list[Seat]:
+        """Those who write, in the order of their rows, which are the first ones: whoever else was there changes places."""
+        count = len(writing)
+        outside = [seat for seat in writing if seat.row >= count]
+        if outside:
+            here = set(map(id, writing))
+            free = (row for row in range(count) if id(self.rows[row]) not in here)
+            for seat, row in zip(outside, free, strict=True):
+                self._exchange(seat, row)
+        return sorted(writing, key=lambda seat: seat.row)
+
+    def _exchange(self, seat: Seat, row: int) -> None:
+        other, before = self.rows[row], seat.row
+        self.lm.cache.exchange(before, row, max(seat.known, other.known if other else 0))
+        self.rows[row], self.rows[before] = seat, other
+        seat.row = row
+        if other is not None:
+            other.row = before
+
+    def _with_room(self, asked: list[tuple[Seat, int]], out: Out) -> list[tuple[Seat, int]]:
+        """Make room in the cache for this step; whom there is no memory for fails, and the others go on."""
+        cache = self.lm.cache
+        rows = max(seat.row for seat, _ in asked) + 1
+        tokens = max(seat.known + units for seat, units in asked)
+        if rows <= cache.rows and tokens <= cache.tokens:
+            return asked
+        try:
+            cache.grow(rows, tokens)
+        except (RuntimeError, MemoryError) as error:
+            cache.rows, cache.tokens = rows, tokens = cache.room()
+            fitting = [(seat, units) for seat, units in asked if seat.row < rows and seat.known + units <= tokens]
+            if len(fitting) == len(asked):
+                raise
+            short = Overloaded(f"no memory for what is to be remembered of this request: {error}")
+            out += [(seat.slot, short) for seat, units in asked if seat.row >= rows or seat.known + units > tokens]
+            return fitting
+        return asked

@@ -1,0 +1,112 @@
+"""Tiny models of random weights, made on first use and kept for the run."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # beside other work, two threads that wait for each other are slower than one
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+import demo.tiny_lm  # noqa: E402
+
+torch.set_num_threads(1)
+transformers.logging.set_verbosity_error()
+_kept = tempfile.TemporaryDirectory(prefix="penstock-models-")
+ROOT = Path(_kept.name)
+TEXTS = [*(Path(__file__).parents[2] / "ARCHITECTURE.md").read_text().split("\n"), "日本語 äöü 😀 " * 20]
+
+
+@functools.cache
+def qwen3() -> Path:
+    """72 thousand parameters; the tokenizer is byte-level."""
+    return demo.tiny_lm.make(ROOT / "qwen3", hidden=32, layers=2, vocabulary=512, context=512, texts=TEXTS)
+
+
+def save(name: str, config: Any, tokenizer_of: Path | None = None) -> Path:
+    """A folder with a model of this configuration, and the tokenizer of another."""
+    folder = ROOT / name
+    torch.manual_seed(1)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / file).write_bytes(((tokenizer_of or qwen3()) / file).read_bytes())
+    return folder
+
+
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+}
+
+
+@functools.cache
+def other(kind: str, **settings: Any) -> Path:
+    """A model of another architecture, as small, with the first one's tokenizer."""
+    vocabulary = json.loads((qwen3() / "config.json").read_text())["vocab_size"]
+    given: dict[str, Any] = {"eos_token_id": 2, "pad_token_id": 0, "bos_token_id": None, "initializer_range": 0.2}
+    if kind == "gpt2":
+        given |= {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
+    else:
+        given |= SMALL
+    given |= {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+    config = transformers.AutoConfig.for_model(kind, vocab_size=vocabulary, **given)
+    return save("-".join([kind, *map(str, settings)]), config)
+
+
+@functools.cache
+def sentencepiece() -> Path:
+    """A tokenizer as Llama 2 has it: BPE over ▁words, bytes where there is no letter, a space stripped at the beginning."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+
+    folder = ROOT / "sentencepiece"
+    folder.mkdir()
+    special = ["<unk>", "<s>", "</s>"]
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    trained = Tokenizer(models.BPE(unk_token="<unk>"))
+    trained.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    trained.train_from_iterator(
+        [text for text in TEXTS if text.isascii()],
+        trainers.BpeTrainer(vocab_size=700, special_tokens=special + bytes_, show_progress=False),
+    )
+    model = json.loads(trained.to_str())
+    model["model"] |= {"byte_fallback": True, "fuse_unk": True}
+    model["added_tokens"] = [token for token in model["added_tokens"] if token["content"] in special]
+    tokenizer = Tokenizer.from_str(json.dumps(model))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": {"content": "</s>"}}))
+    return folder
+
+
+@functools.cache
+def metaspace() -> Path:
+    """A tokenizer whose tokens are not bytes, as T5 has it; and what a training run set is left in its file."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    folder = ROOT / "metaspace"
+    folder.mkdir()
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(vocab_size=500, special_tokens=["<unk>", "</s>"], show_progress=False)
+    )
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=8)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
