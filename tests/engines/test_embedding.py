@@ -23,7 +23,6 @@ from penstock.engines import embed
 from penstock.engines.embedding import Embedder, padded_tokens
 from penstock.engines.embedding_config import POOLINGS, read_config
 from penstock.engines.encoder_onnx import plan
-from penstock.engines.placement import service_name
 from penstock.engines.source import locate
 from penstock.errors import ConfigError, InvalidRequest
 
@@ -172,10 +171,9 @@ def test_as_a_service(tmp_path: Path, on: Any) -> None:
     asyncio.run(main())
 
 
-def test_costs_and_names() -> None:
+def test_costs_and_runs() -> None:
     assert padded_tokens(256, [("a" * 40, ""), ([1] * 30, "")]) == 60.0
     assert padded_tokens(256, [("a" * 40_000, ""), ("b", "")]) == 512.0
-    assert [service_name(name) for name in ("a/B-c.d", "7b model")] == ["B-c.d", "m-7b-model"]
     lengths = [256, 3, 190, 12, 12, 12, 100, 92, 2]
     runs = plan(lengths, 192)
     assert sorted(i for run in runs for i in run) == list(range(len(lengths)))
