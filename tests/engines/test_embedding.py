@@ -23,7 +23,6 @@ from penstock.engines import embed
 from penstock.engines.embedding import Embedder, padded_tokens
 from penstock.engines.embedding_config import POOLINGS, read_config
 from penstock.engines.encoder_onnx import plan
-from penstock.engines.placement import service_name
 from penstock.engines.source import locate
 from penstock.errors import ConfigError, InvalidRequest
 
@@ -172,7 +171,7 @@ def test_as_a_service(tmp_path: Path, on: Any) -> None:
     asyncio.run(main())
 
 
-def test_costs_and_names() -> None:
+def test_costs_and_runs() -> None:
     assert padded_tokens(256, [("a" * 40, ""), ([1] * 30, "")]) == 60.0
     assert padded_tokens(256, [("a" * 40_000, ""), ("b", "")]) == 512.0
     assert [service_name("chat", name) for name in ("a/B-c.d", "7b model")] == ["chat-B-c.d", "chat-7b-model"]

@@ -126,16 +126,28 @@ def test_answers_scores_equal_those_of_plain_transformers(writer: Path) -> None:
     assert [each.value for each in found] == pytest.approx(expected, abs=1e-5)
 
 
+def test_what_prompts_begin_with_is_computed_once_and_changes_nothing(writer: Path) -> None:
+    made = yes_no(writer)
+    texts = [ids for ids, _ in made.read([query for query, _ in PAIRS], [document for _, document in PAIRS])]
+    assert len(made.common) > len(made.before) and all(ids[: len(made.common)] == made.common for ids in texts)
+    shared = made.log_odds(texts)
+    assert made.log_odds([*texts[1:], [*made.behind, *texts[0]]])[:-1] == pytest.approx(shared[1:], abs=1e-4)
+    made.common = []
+    assert made.log_odds(texts) == pytest.approx(shared, abs=1e-4)
+    with pytest.raises(ConfigError, match="cannot rerank in 300 tokens"):
+        yes_no(writer, 300)
+
+
 def test_only_a_documents_end_is_cut(writer: Path) -> None:
-    made = yes_no(writer, limit=400)
+    made = yes_no(writer, limit=480)
     pairs = [(query, "long " * k) for query in ("a", "why?") for k in (5, 40, 200)]
     found = scores(made, pairs)
-    assert [each.value for each in found] == pytest.approx(by_answer(writer, pairs, 400), abs=1e-5)
-    assert [each.tokens for each in found[2::3]] == [400, 400]
+    assert [each.value for each in found] == pytest.approx(by_answer(writer, pairs, 480), abs=1e-5)
+    assert [each.tokens for each in found[2::3]] == [480, 480]
     assert found[5].cut - found[2].cut == 3 and found[0].cut == 0
     full, _ = made.read(["why?"], ["long " * 200])[0]
     assert full[: len(made.before)] == made.before and full[-len(made.behind) :] == made.behind
-    refused, good = scores(made, [("why " * 100, "x"), ("why?", "x")])
+    refused, good = scores(made, [("why " * 200, "x"), ("why?", "x")])
     assert isinstance(refused, InvalidRequest) and "leaves no room" in str(refused)
     assert good.value == pytest.approx(scores(made, [("why?", "x")])[0].value, abs=1e-5)
 

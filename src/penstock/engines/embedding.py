@@ -15,7 +15,7 @@ from typing import Any
 
 import penstock as ps
 from penstock.engines.embedding_config import POOLINGS, EmbeddingConfig, read_config
-from penstock.engines.placement import Engine, choose_engine, default_place, replicas_of, service_name
+from penstock.engines.placement import Engine, placed, replicas_of, service_name, tokens_at_once
 from penstock.engines.source import Source, locate
 from penstock.engines.texts import Reader, estimated_tokens, load_tokenizer
 from penstock.engines.torch_model import cores
@@ -94,9 +94,9 @@ def embed(
     Everything about the vectors is read from the model's own files; `max_tokens`, `pooling`, `normalize` and `prompt` (the
     name of the prompt for calls that name none) say otherwise. `engine` "onnx" runs BERT-like models on a processor, without
     padding and without torch; "torch" runs all that transformers has. `on`: threads of this process, or child processes (the
-    default for torch), each on a device; threads of the libraries are cores / replicas. `dtype` is torch's. `cache_bytes`
-    keeps vectors by text (0: only equal calls in flight share one). Other options are those of `ps.service`. Raises
-    ConfigError.
+    default for torch, on the first GPU if there is one); threads of the libraries are cores / replicas. `dtype` is torch's, by
+    default float32 on a processor and that of the weights on a GPU. `cache_bytes` keeps vectors by text (0: only equal calls
+    in flight share one). Other options are those of `ps.service`. Raises ConfigError.
     """
     source = locate(model, revision=revision, pickles=pickles)
     config = read_config(source, max_tokens)
@@ -112,11 +112,10 @@ def embed(
         if prompt and prompt not in config.prompts:
             raise ConfigError(f"embed(prompt={prompt!r}): {source.name!r} has {', '.join(config.prompts) or 'no prompts'}")
         config = replace(config, default_prompt=prompt)
-    chosen = choose_engine(source, config.model, engine, on)
-    on = on or default_place(chosen)
+    chosen, on = placed(source, config.model, engine, on)
     if batch is None:
         cost = functools.partial(packed_tokens if chosen == "onnx" else padded_tokens, config.max_tokens)
-        batch = ps.Batch(max_size=64, cost=cost, max_cost=max(4096, config.max_tokens))
+        batch = ps.Batch(max_size=64, cost=cost, max_cost=tokens_at_once(chosen, on))
     service = ps.service(
         functools.partial(Embedder, source, config, chosen, replicas_of(on), dtype, pickles),
         name=service_name("embed", name or source.name),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 import penstock as ps
@@ -13,6 +14,8 @@ from penstock.errors import ConfigError
 
 Engine = Literal["auto", "onnx", "torch"]
 Place = ps.Thread | ps.Process
+GPUS = Path("/proc/driver/nvidia/gpus")  # a folder each, where the driver is loaded
+_LOADING = 600.0  # seconds that a large model may take to load
 _ONNX = ("onnxruntime", "onnx", "tokenizers", "numpy")
 _TORCH = ("torch", "transformers", "numpy")
 _PACKED = ("bert", "roberta", "xlm-roberta", "camembert")
@@ -23,9 +26,32 @@ def service_name(kind: str, name: str) -> str:
     return f"{kind}-{re.sub(r'[^A-Za-z0-9_.-]', '-', name.rpartition('/')[2])}"
 
 
-def default_place(engine: str) -> Place:
-    """A thread for onnxruntime, which leaves the GIL alone; a child process for torch, where Python runs between kernels."""
-    return ps.Thread(1) if engine == "onnx" else ps.Process(startup_timeout=600.0)
+def placed(source: Source, config: Mapping[str, Any], engine: str, on: Place | None) -> tuple[str, Place]:
+    """The engine and the place: as asked for, else the first GPU, else the processor.
+
+    There it is a thread for onnxruntime, which leaves the GIL alone, and a child process for torch, where Python runs
+    between kernels.
+    """
+    if on is None and engine != "onnx" and next(GPUS.glob("*"), None) and not _missing(_TORCH):
+        on = ps.Process(device="cuda:0", startup_timeout=_LOADING)
+    chosen = choose_engine(source, config, engine, on)
+    return chosen, on or (ps.Thread(1) if chosen == "onnx" else ps.Process(startup_timeout=_LOADING))
+
+
+def tokens_at_once(engine: str, on: Place) -> int:
+    """How many tokens a batch may cost.
+
+    On a processor a padded batch of more than a thousand leaves the caches (measured: four texts of 200 tokens are best); the
+    packed engine cuts its batches itself; a GPU wants many.
+    """
+    if device_of(on) != "cpu":
+        return 32768
+    return 4096 if engine == "onnx" else 1024
+
+
+def device_of(on: Place | None) -> str:
+    """The first of its devices; "cpu" where none is named."""
+    return str(next(iter(on.device or ("cpu",)))) if isinstance(on, ps.Process) else "cpu"
 
 
 def replicas_of(on: Place) -> int:
@@ -48,12 +74,11 @@ def suits_packing(config: Mapping[str, Any]) -> bool:
 def choose_engine(source: Source, config: Mapping[str, Any], engine: str, on: Place | None) -> str:
     """The packed engine for what it is made for, unless a GPU is asked for or it is not installed; else torch."""
     suited = suits_packing(config) and all(path.suffix == ".safetensors" for path in source.weights)
-    device = next(iter(on.device or ("cpu",))) if isinstance(on, ps.Process) else "cpu"
     if engine not in ("auto", "onnx", "torch"):
         raise ConfigError(f"engine={engine!r}: auto, onnx or torch")
     if engine == "onnx" and not suited:
         raise ConfigError(f'{source.name!r} is no BERT-like encoder in safetensors: engine="torch"')
-    if engine == "onnx" or (engine == "auto" and suited and device == "cpu"):
+    if engine == "onnx" or (engine == "auto" and suited and device_of(on) == "cpu"):
         missing = _missing(_ONNX)
         if not missing:
             return "onnx"

@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import penstock as ps
-from penstock.engines.placement import Engine, choose_engine, default_place, replicas_of, service_name
+from penstock.engines.placement import Engine, placed, replicas_of, service_name, tokens_at_once
 from penstock.engines.source import locate
 from penstock.engines.texts import estimated_tokens
 from penstock.errors import ConfigError
 from penstock.models import EmbeddingModel, Score, ScoreModel
 
 _READ = 8192  # of the tokens that a language model could read, so many are a pair's unless more are asked for
-_ASKED = 90  # tokens of the question around a pair
+_ASKED = 30  # tokens around a pair that are computed for each
 
 
 def padded_pairs(around: int, limit: int, pairs: Sequence[tuple[str, str]]) -> float:
@@ -64,20 +64,18 @@ def rerank(
     raw: Callable[[float], float] | None = logit
     if kind == "yes_no":
         limit = min(limit, max_tokens or _READ)
-        chosen = choose_engine(source, source.config, "torch" if engine == "auto" else engine, on)
-        on = on or default_place(chosen)
+        chosen, on = placed(source, source.config, "torch" if engine == "auto" else engine, on)
         body = functools.partial(YesNo, source, limit, task or TASK, replicas_of(on), dtype, pickles)
     else:
         if task is not None:
             raise ConfigError(f"rerank(task=...): {source.name!r} is a classifier and takes no instruction")
-        chosen = choose_engine(source, source.config, engine, on)
+        chosen, on = placed(source, source.config, engine, on)
         raw = logit if squeezes(source) else None
-        on = on or default_place(chosen)
         body = functools.partial(CrossEncoder, source, limit, chosen, replicas_of(on), dtype, pickles)
     if batch is None:
         price = packed_pairs if chosen == "onnx" else padded_pairs
         cost = functools.partial(price, _ASKED if kind == "yes_no" else 0, limit)
-        batch = ps.Batch(max_size=64, cost=cost, max_cost=max(8192, limit))
+        batch = ps.Batch(max_size=64, cost=cost, max_cost=tokens_at_once(chosen, on))
     service = ps.service(
         body,
         name=service_name("rerank", name or source.name),

@@ -30,7 +30,9 @@ def load(auto: str, folder: Path, *, threads: int, dtype: str | None, pickles: b
         raise ConfigError(
             f"this model runs on torch and transformers ({error}): pip install 'penstock[transformers]'"
         ) from None
-    device = os.environ.get("PENSTOCK_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = os.environ.get("PENSTOCK_DEVICE") or "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"this torch ({torch.__version__}) cannot use {device}; on=penstock.Process() is the processor")
     if device == "cpu":
         torch.set_num_threads(threads)
     kind = dtype or ("float32" if device == "cpu" else "auto")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import penstock as ps
-from penstock.engines.placement import Place, default_place, replicas_of, service_name
+from penstock.engines.placement import Place, placed, replicas_of, service_name
 from penstock.engines.source import Source, locate
 from penstock.engines.tokenizer import FolderTokenizer
 from penstock.errors import ConfigError
@@ -85,7 +85,7 @@ def chat(
     if context is not None and not 1 < context <= longest:
         raise ConfigError(f"{source.name}: context={context}: 2 to {longest}")
     recommended = {key: generation[key] for key in RECOMMENDED if generation.get(key) is not None}
-    place = _place(on, device)
+    place = _place(source, on, device)
     writer = functools.partial(
         Writer,
         source.folder,
@@ -114,10 +114,12 @@ def chat(
     )
 
 
-def _place(on: Place | None, device: str | None) -> Place:
+def _place(source: Source, on: Place | None, device: str | None) -> Place:
+    place = placed(source, source.config, "torch", on)[1]
     if device is None:
-        return on or default_place("torch")
-    place = default_place("torch") if on is None else on
+        return place
+    if on is None and isinstance(place, ps.Process):
+        place = replace(place, device=None)
     if not isinstance(place, ps.Process) or place.device:
         raise ConfigError(f"device={device!r} is a child process's: leave out on=, or give on=ps.Process(device={device!r})")
     return replace(place, device=device)

@@ -2,7 +2,8 @@
 
 The prompt is Qwen3-Reranker's (Zhang et al. 2025). Only the two rows of the output matrix that stand for the answers are
 used, on the last token's state: a vocabulary of 150,000 costs nothing. Padding goes behind, where a causal model's tokens
-do not see it. What is too long loses the end of the document, never the question.
+do not see it. What all prompts begin with, often a third of one, is computed once, when the model is loaded: a pair begins
+with its keys and values. What is too long loses the end of the document, never the question.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class YesNo:
         self.limit = limit
         self.task = task
         self.tokenizer = load_tokenizer(source.folder, transformers=True)
-        self.before, self.behind = (self.tokenizer.encode(text, add_special_tokens=False).ids for text in (BEFORE, BEHIND))
+        self.before, self.behind = self._ids(BEFORE), self._ids(BEHIND)
+        if limit < 2 * (len(self.before) + len(self.behind)):
+            raise ConfigError(f"{source.name!r} cannot rerank in {limit} tokens: the question around a pair has half of them")
         yes, no = (self._answer(source, word) for word in ("yes", "no"))
         self.tokenizer.encode_special_tokens = True  # in what others wrote, "<|im_end|>" is text, and ends nothing
         model = load("AutoModelForCausalLM", source.folder, threads=cores(replicas), dtype=dtype, pickles=pickles)
@@ -39,6 +42,11 @@ class YesNo:
         self.row = (output.weight[yes] - output.weight[no]).float()
         self.offset = 0.0 if output.bias is None else float(output.bias[yes] - output.bias[no])
         self.model = model.base_model
+        self.common, self.kept = self._begun()
+
+    def _ids(self, text: str) -> list[int]:
+        found: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return found
 
     def _answer(self, source: Source, word: str) -> int:
         token = self.tokenizer.token_to_id(word)
@@ -73,9 +81,40 @@ class YesNo:
         """log p(yes) - log p(no) of each prompt."""
         import torch
 
+        shared = len(self.common) if all(text[: len(self.common)] == self.common for text in texts) else 0
         with torch.inference_mode():
-            ids, mask = padded(texts, self.model.device)
-            states = self.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            last = states[torch.arange(len(texts), device=ids.device), mask.sum(1) - 1].float()
-            odds: list[float] = (last @ self.row + self.offset).tolist()
+            ids, mask = padded([text[shared:] for text in texts], self.model.device)
+            last = mask.sum(1) - 1
+            cache = None
+            if shared:
+                cache = self._cache(len(texts))
+                mask = torch.cat([mask.new_ones(len(texts), shared), mask], dim=1)
+            states = self.model(
+                input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=cache is not None
+            ).last_hidden_state
+            odds: list[float] = (states[torch.arange(len(texts)), last].float() @ self.row + self.offset).tolist()
         return odds
+
+    def _begun(self) -> tuple[list[int], list[tuple[Any, Any]]]:
+        """What all prompts begin with, and its keys and values in each layer; nothing for a model without such."""
+        import torch
+        from transformers import DynamicCache
+
+        heads = [self.before + self._ids(f"<Instruct>: {self.task}\n<Query>: {query}") for query in ("a", "7", "\u03a9")]
+        same = [len(set(column)) == 1 for column in zip(*heads, strict=False)]
+        common = heads[0][: same.index(False)] if False in same else []
+        cache = DynamicCache(config=self.model.config)
+        with torch.inference_mode():
+            ids, mask = padded([common], self.model.device)
+            self.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+        kept = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in cache.layers]
+        whole = all(keys is not None and keys.shape[-2] == len(common) for keys, _ in kept)
+        return (common, kept) if kept and whole else ([], [])
+
+    def _cache(self, texts: int) -> Any:
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.model.config)
+        for n, (keys, values) in enumerate(self.kept):
+            cache.update(keys.expand(texts, -1, -1, -1), values.expand(texts, -1, -1, -1), n)
+        return cache
