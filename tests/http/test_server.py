@@ -14,6 +14,7 @@ import pytest
 from collector import garbage
 from http_stand import SMALL, Client, get, standing
 
+from penstock.http import unread
 from penstock.http.reader import HEAD
 
 Go = Callable[[Awaitable[Any]], Any]
@@ -461,5 +462,26 @@ def test_connections_that_wait_are_accepted_many_a_turn(go: Go) -> None:
                 assert turns < 48
             for sock in socks:
                 sock.close()
+
+    go(main())
+
+
+@pytest.mark.skipif(unread._INFO is None, reason="only Linux tells who has gone")
+@pytest.mark.parametrize("behind", [False, True])
+def test_who_has_gone_before_being_accepted_is_left_out_where_the_server_is_behind(
+    go: Go, monkeypatch: pytest.MonkeyPatch, behind: bool
+) -> None:
+    monkeypatch.setattr(unread, "_BEHIND", 0 if behind else 1 << 31)
+
+    async def main() -> None:
+        async with standing() as stand:
+            with socket.create_connection(("127.0.0.1", stand.server.port)) as sock:
+                sock.sendall(get())
+                sock.shutdown(socket.SHUT_WR)  # all of this before the loop has a turn
+                sock.setblocking(False)
+                said = await asyncio.get_running_loop().sock_recv(sock, 100) if not behind else b""
+                await stand.until(lambda: stand.server.left + len(stand.echo.requests) == 1)
+            assert stand.server.left == behind
+            assert said.startswith(b"HTTP/1.1 200") != behind
 
     go(main())

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.http.message import Answer, Disconnected, Request, Response
 from penstock.http.problems import Fault
 from penstock.http.reader import HEAD, IDLE, Reader
+from penstock.http.unread import left_unread
 from penstock.http.wire import CONTINUE, STATUS_LINES
 from penstock.http.writer import ENDED, UNSTARTED, Writer
 
@@ -49,6 +50,10 @@ class Connection(Writer):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
+        if left_unread(transport):
+            self._server.left += 1
+            self._abort()
+            return
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self._reader.client = (str(peer[0]), int(peer[1]))
@@ -60,8 +65,9 @@ class Connection(Writer):
         self._transport = None
         self._server.closed(self)
         self._reader.close()
-        if self._task is not None:
-            self._task.cancel()
+        task, self._task = self._task, None  # where it has not begun, only letting go of it ends what it would await
+        if task is not None:
+            task.cancel()
         self._release()
 
     def eof_received(self) -> bool:

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import coroutine
 from typing import Any
 
+from penstock.http.steps import resumed
+
 PATIENCE = 0.02  # seconds; a request is watched after one to two of these
 
 Receive = Callable[[], Awaitable[Any]]
@@ -42,7 +44,7 @@ class Watched:
         self.task = asyncio.current_task()
         self.departures.add(self)
         try:
-            return (yield from self._rest(waits_for))
+            return (yield from resumed(self.answering, waits_for))
         except asyncio.CancelledError:
             # Ours if the client has gone and nobody else has asked for it too.
             if not self.gone or self.task is None or self.task.uncancel():
@@ -51,23 +53,6 @@ class Watched:
         finally:
             self.departures.remove(self)
             self.task = None  # which holds what it was cancelled with, and so this frame
-
-    def _rest(self, waits_for: Any) -> Generator[Any, Any, Any]:
-        """What `yield from` does (PEP 380), begun in the middle."""
-        answering = self.answering
-        while True:
-            try:
-                try:
-                    got = yield waits_for
-                except GeneratorExit:
-                    answering.close()
-                    raise
-                except BaseException as error:
-                    waits_for = answering.throw(error)
-                else:
-                    waits_for = answering.send(got)
-            except StopIteration as end:
-                return end.value
 
     async def ask(self) -> None:
         """Read on until the client has gone, then cancel the answering."""

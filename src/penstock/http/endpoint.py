@@ -16,6 +16,7 @@ from penstock.errors import InvalidRequest, MethodNotAllowed, NotAcceptable, Pen
 from penstock.http.headers import JSON, MSGPACK, NDJSON, SSE, accepted, budget_of, request_id, trace_line
 from penstock.http.message import Answer, Request, Response, pairs
 from penstock.http.problems import problem_response
+from penstock.http.steps import begun
 from penstock.http.stream import EventStream, leaving
 
 if TYPE_CHECKING:
@@ -129,7 +130,8 @@ class Endpoint:
             self.handler.traces.add(call.id, headers[b"traceparent"], trace)
         if kind is SSE or kind is NDJSON:
             return EventStream(Exchange(self, call, trace), kind is SSE)
-        return self._unary(call, kind, trace)
+        answering = self._unary(call, kind, trace)
+        return answering if call.binding.direct or call.binding.sharing is not None else begun(answering)
 
     def _kind(self, headers: dict[bytes, bytes]) -> str:
         try:

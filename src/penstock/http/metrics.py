@@ -119,6 +119,7 @@ class Metrics:
         self.services: dict[str, Sums] = {}
         self.process = psutil.Process()
         self.began = runtime.clock()
+        self.left: Callable[[], int] | None = None  # how many clients our own server found gone when it accepted them
 
     def read(self, entries: Sequence[Entry]) -> None:
         groups: dict[str, list[Entry]] = {}
@@ -194,12 +195,14 @@ class Metrics:
 
     def _process(self, lines: list[str], family: Callable[[str, str, str], str]) -> None:
         watch = self.runtime.watch
+        left = 0 if self.left is None else self.left()
         for label, kind, text, value in (
             ("threads", "gauge", "Threads of this process.", threading.active_count()),
             ("memory_bytes", "gauge", "Resident memory of this process.", self.process.memory_info().rss),
             ("cpu_seconds_total", "counter", "Processor time of this process.", sum(self.process.cpu_times()[:2])),
             ("loop_blocked_total", "counter", "How often the event loop stood still.", watch.blocks if watch else 0),
             ("replica_restarts_total", "counter", "Replicas that died.", self.runtime.restarts),
+            ("clients_left_unread_total", "counter", "Clients that had gone before they were accepted.", left),
             ("uptime_seconds", "gauge", "Time since the start.", round(self.runtime.clock() - self.began, 3)),
         ):
             lines.append(f"{family(label, kind, text)} {value}")

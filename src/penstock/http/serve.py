@@ -50,6 +50,7 @@ async def serving(
             mounted = Mounted(app, handler, lifespans)
             limits = replace(limits or Limits(), body=app.max_body)
             server = Server(mounted if app.mounts else handler, refuse=handler.refuse, limits=limits)
+            handler.metrics.left = lambda: server.left
             try:
                 await lifespans.start()
                 await server.start(unix_path=unix_path, bound=sockets)

@@ -59,6 +59,7 @@ class Server:
         self.date = date_line(time.time())
         self.loop: asyncio.AbstractEventLoop
         self.connections: dict[Connection, None] = {}
+        self.left = 0  # clients that had gone before they were accepted
         self._backlog = backlog
         self._unflushed: list[Writer] = []
         self._listeners: list[asyncio.Server] = []

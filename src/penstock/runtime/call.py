@@ -196,6 +196,8 @@ class BoundCall(LazyFuture):
         elif self.runner is None and not self.binding.direct:
             if self.begun:
                 super().cancel(msg)
+            elif isinstance(self.future, asyncio.Future):
+                self.future.cancel(msg)  # of who awaits
             self.binding.abandon(self)
             return True
         if self.runner is not None:
@@ -290,16 +292,15 @@ class BoundCall(LazyFuture):
         binding = self.binding
         self._take_context()
         self.future = binding.runtime.loop.create_future()
-        self.runner = asyncio.current_task(binding.runtime.loop)
         binding.submit(self)
         try:
             return await self.future
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             if not self.request.outcome:
                 binding.abandon(self)
             raise
         finally:
-            self.runner = self.future = None
+            self.future = None
             del self
 
     # What the runtime tells a call
