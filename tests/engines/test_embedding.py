@@ -23,6 +23,7 @@ from penstock.engines import embed
 from penstock.engines.embedding import Embedder, padded_tokens
 from penstock.engines.embedding_config import POOLINGS, read_config
 from penstock.engines.encoder_onnx import plan
+from penstock.engines.placement import service_name
 from penstock.engines.source import locate
 from penstock.errors import ConfigError, InvalidRequest
 
