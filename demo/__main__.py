@@ -1,4 +1,7 @@
-"""`python -m demo`: serve a real embedding model, index the project's own docs through it, and search them."""
+"""`python -m demo`: serve a real embedding model, index the project's own docs through it, search them, and chat.
+
+The chat model is tiny and trained here, on the same docs, in half a minute: it babbles. CHAT=0 leaves it out.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import rmtree
 from threading import local
+from typing import Any
 
 from penstock.http.serve import serving
 from penstock.http.server import CannotListen
 
 BEGAN = time.monotonic()
+ROOT = Path(__file__).resolve().parent.parent
 CLIENTS = 16
 QUESTIONS = (
     "What happens to a request when its caller hangs up?",
@@ -30,14 +37,13 @@ QUESTIONS = (
 
 def sentences() -> list[tuple[str, str]]:
     """(file, sentence) of the project's documents and docstrings, in order, without repeats."""
-    root = Path(__file__).resolve().parent.parent
-    files = [*sorted(root.glob("*.md")), *sorted(root.glob("docs/**/*.md")), *sorted(root.glob("src/penstock/**/*.py"))]
+    files = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("src/penstock/**/*.py"))]
     found: dict[str, str] = {}
     for file in files:
         if file.name.endswith("zh-CN.md"):
             continue
         for sentence in _prose(file):
-            found.setdefault(sentence, str(file.relative_to(root)))
+            found.setdefault(sentence, str(file.relative_to(ROOT)))
     return [(where, sentence) for sentence, where in found.items()]
 
 
@@ -139,14 +145,89 @@ def batches(port: int) -> str:
     return f"{starts:.0f} batches of {mean:.1f} on average"
 
 
+async def trained(stop: asyncio.Event) -> Path | None:
+    """The folder of the tiny chat model, which is made when it is not there yet; None where that is not wanted or possible."""
+    if os.environ.get("CHAT") == "0":
+        return None
+    missing = [name for name in ("torch", "transformers", "openai") if find_spec(name) is None]
+    if missing:
+        print(f"no chat model: {', '.join(missing)} is not installed (`make demo` does)")
+        return None
+    folder = Path(os.environ.get("TINY_LM", ROOT / "build" / "tiny-lm"))
+    if not (folder / "model.safetensors").exists():
+        seconds = os.environ.get("TRAIN", "30")
+        print(f"training a tiny chat model on the project's own docs for {seconds} s (kept in {shown(folder)})", flush=True)
+        made = folder.with_name(f"{folder.name}.{os.getpid()}")
+        made.mkdir(parents=True)
+        command = (sys.executable, "-m", "demo.tiny_lm", str(made), "--train", seconds)
+        training = await asyncio.create_subprocess_exec(*command, cwd=ROOT, start_new_session=True)
+        ended, stopped = asyncio.ensure_future(training.wait()), asyncio.ensure_future(stop.wait())
+        await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not ended.done():
+            training.kill()
+        if await ended:
+            rmtree(made)
+            if stop.is_set():
+                return None
+            raise SystemExit("demo: the tiny chat model could not be trained; CHAT=0 leaves it out")
+        made.rename(folder)  # whole or not at all
+    return folder
+
+
+def shown(path: Path) -> str:
+    """From the project's folder, if it is in there."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def everything(client: Client, url: str, chat: bool) -> None:
+    """What a user would do."""
+    work(client)
+    if chat:
+        converse(url)
+
+
+def converse(url: str) -> None:
+    """The same through OpenAI's own client, as any program that has it would."""
+    import openai
+
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+    question = QUESTIONS[0]
+    print(f"\nthrough the openai client, to the tiny model (it babbles): {question}\n  ", end="")
+    messages: Any = [{"role": "user", "content": question}]
+    began = time.perf_counter()
+    answer = client.chat.completions.create(
+        model="tiny", messages=messages, stream=True, max_tokens=60, seed=7, stream_options={"include_usage": True}
+    )
+    for chunk in answer:
+        if chunk.choices:
+            print((chunk.choices[0].delta.content or "").replace("\n", " "), end="", flush=True)
+        elif chunk.usage:
+            took = time.perf_counter() - began
+            print(f"\n  {chunk.usage.completion_tokens} tokens, {chunk.usage.completion_tokens / took:.0f} a second")
+    vector = client.embeddings.create(model="minilm", input=question).data[0].embedding
+    print(f"its embedding: {len(vector)} numbers, {', '.join(f'{x:.3f}' for x in vector[:4])} ...")
+    documents = [sentence for _, sentence in sentences()[:40]]
+    body = {"model": "minilm", "query": question, "documents": documents, "top_n": 2}
+    ranked: Any = client.post("/rerank", body=body, cast_to=object)
+    for result in ranked["results"]:
+        print(f"reranked: {result['relevance_score']:.2f}  {result['document']['text'][:120]}")
+
+
 async def main() -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
-        from demo.app import app
+        from demo.app import app, models
     except ImportError as error:
         raise SystemExit(f"demo: {error}; `make demo` installs what is missing") from None
+    chat = await trained(stop)
+    if stop.is_set():
+        print("\nstopped")
+        return
+    if chat is not None:
+        app.add_model(models(chat)[-1])
     async with AsyncExitStack() as stack:
         port = int(os.environ.get("PORT", "8000"))
         try:
@@ -157,7 +238,7 @@ async def main() -> None:
         url = f"http://127.0.0.1:{server.port}"
         print(f"the model is up at {url} after {time.monotonic() - BEGAN:.1f} s", flush=True)
         client = Client(server.port)
-        working = asyncio.get_running_loop().run_in_executor(None, work, client)
+        working = asyncio.get_running_loop().run_in_executor(None, everything, client, url, chat is not None)
         waiting = asyncio.ensure_future(stop.wait())
         await asyncio.wait((working, waiting), return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
@@ -170,6 +251,7 @@ async def main() -> None:
         if os.environ.get("ONCE"):
             return
         print(f'\nask it yourself:\n  curl {url}/similarity --json \'{{"a": "a cat sat", "b": "a kitten rests"}}\'')
+        print(f"  any client of OpenAI: base_url={url}/v1")
         print(f"  {url}/metrics  /openapi.json  /healthz\nCtrl-C stops it", flush=True)
         await stop.wait()
         print()

