@@ -60,9 +60,9 @@ def expected(kind: str, prompt: tuple[int, ...], tokens: int) -> list[int]:
     return out[0, len(prompt) :].tolist()
 
 
-def run(model: Writing, requests: dict[int, tuple[list[int], dict[str, Any]]], units: int = 1000) -> dict[int, list[Any]]:
+def run(model: Writing, requests: dict[int, tuple[Any, ...]], units: int = 1000) -> dict[int, list[Any]]:
     """All of them together, each in the slot of its number, until all have ended; prompts in pieces of `units`."""
-    left = {slot: model.add(slot, prompt, sampling) for slot, (prompt, sampling) in requests.items()}
+    left = {slot: model.add(slot, *request) for slot, request in requests.items()}
     out: dict[int, list[Any]] = {slot: [] for slot in requests}
     live = set(requests)
     while live:

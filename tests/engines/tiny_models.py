@@ -65,6 +65,70 @@ def other(kind: str, **settings: Any) -> Path:
     return save("-".join([kind, *map(str, settings)]), config)
 
 
+SHOWS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for p in m.content %}{% if p.type == 'image' %}IMAGE{% else %}"
+    "{{ p.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+         "max_position_embeddings": 512, "eos_token_id": 2, "pad_token_id": 0, "bos_token_id": None, "initializer_range": 0.2}  # fmt: skip
+
+
+def _extended(template: str, *special: str) -> Any:
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(qwen3(), chat_template=template)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
+    return tokenizer
+
+
+@functools.cache
+def idefics3() -> Path:
+    """Text and images: an image becomes tiles of four tokens each, in rows, and one of the whole."""
+    tiles = [f"<row_{row}_col_{column}>" for row in range(1, 3) for column in range(1, 3)]
+    tokenizer = _extended(
+        SHOWS.replace("IMAGE", "<image>"), "<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *tiles
+    )
+    sizes = {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 28}}
+    processor = transformers.Idefics3Processor(
+        transformers.Idefics3ImageProcessor(**sizes, do_image_splitting=True), tokenizer, image_seq_len=4,
+        chat_template=tokenizer.chat_template,
+    )  # fmt: skip
+    config = transformers.Idefics3Config(
+        vision_config={"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+                       "image_size": 28, "patch_size": 7, "initializer_range": 0.3},
+        text_config={"model_type": "llama", "vocab_size": len(tokenizer), **LLAMA},
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"), scale_factor=2, pad_token_id=0, tie_word_embeddings=False,
+    )  # fmt: skip
+    return _saved("idefics3", transformers.Idefics3ForConditionalGeneration, config, processor)
+
+
+@functools.cache
+def qwen2_vl() -> Path:
+    """Text and images: an image's tokens lie in a plane. Its processor needs torchvision, which may not be there."""
+    tokenizer = _extended(
+        SHOWS.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"),
+        "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
+    )  # fmt: skip
+    number = tokenizer.convert_tokens_to_ids
+    config = transformers.Qwen2VLConfig(
+        vision_config={"depth": 2, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 7,
+                       "spatial_merge_size": 2, "temporal_patch_size": 2, "initializer_range": 0.3},
+        text_config={"vocab_size": len(tokenizer), **LLAMA,
+                     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}},
+        image_token_id=number("<|image_pad|>"), video_token_id=number("<|video_pad|>"), tie_word_embeddings=False,
+        vision_start_token_id=number("<|vision_start|>"), vision_end_token_id=number("<|vision_end|>"),
+    )  # fmt: skip
+    return _saved("qwen2_vl", transformers.Qwen2VLForConditionalGeneration, config, tokenizer)
+
+
+def _saved(name: str, kind: Any, config: Any, processor: Any) -> Path:
+    folder = ROOT / name
+    torch.manual_seed(3)
+    model = kind(config)
+    model.generation_config.eos_token_id = 2
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
 @functools.cache
 def sentencepiece() -> Path:
     """A tokenizer as Llama 2 has it: BPE over ▁words, bytes where there is no letter, a space stripped at the beginning."""

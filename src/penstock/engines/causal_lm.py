@@ -8,25 +8,32 @@ go through it both ways, as transformers runs it and through slots, and what dif
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from penstock.engines.images import ImageReader, Read
 from penstock.engines.slot_cache import Pack, Piece, SlotCache
 from penstock.engines.torch_model import cores, load
 from penstock.errors import ConfigError
 
 PLAIN = ("full_attention", "sliding_attention")
 PROBE = 12  # tokens
+Shown = tuple[Read, int, int, int]
+"""(a prompt with images, the first of its tokens, their place in the pack, how many)"""
 
 
 class CausalLM:
     """The model and its cache. `forward` gives the logits of those tokens of a pack that are asked for."""
 
-    def __init__(self, folder: Path, dtype: str | None, replicas: int, pickles: bool) -> None:
-        self.model = _load(folder, dtype, replicas, pickles)
+    def __init__(self, folder: Path, dtype: str | None, replicas: int, pickles: bool, images: bool) -> None:
+        self.model = _load(
+            "AutoModelForImageTextToText" if images else "AutoModelForCausalLM", folder, dtype, replicas, pickles
+        )
+        self.images = ImageReader(self.model, folder) if images else None
         self.device = self.model.device
         self.config = self.model.config.get_text_config()
         self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
@@ -44,7 +51,7 @@ class CausalLM:
         own = f"penstock_{id(self.cache):x}"
         transformers.AttentionInterface.register(own, self.cache.attend)
         try:
-            self.model.set_attn_implementation(own)
+            self.model.set_attn_implementation({"text_config": own} if self.images else own)
             found = self._through_slots(probe)
         except Exception as error:
             raise ConfigError(f"{name} cannot be run in slots: {error}") from error
@@ -74,29 +81,52 @@ class CausalLM:
         both = torch.tensor([rows, places], device=self.device)
         return Pack(lengths, pieces, both[0], both[1], self.model.dtype)
 
-    def forward(self, ids: list[int], pack: Pack, keep: list[int] | None) -> torch.Tensor:
-        """Logits [tokens, vocabulary] of these tokens of the pack; None for all of them."""
+    def forward(
+        self, ids: list[int], pack: Pack, keep: list[int] | None, shown: Sequence[Shown] = (), shifts: Sequence[int] = ()
+    ) -> torch.Tensor:
+        """Logits [tokens, vocabulary] of the tokens of the pack in `keep`, None for all of them.
+
+        `shown` are the pieces of prompts with images, `shifts` what those who write have had of such.
+        """
         self.cache.pack = pack
         options: dict[str, Any] = {}
         if keep is not None and self.limited:
             options["logits_to_keep"] = torch.tensor(keep, dtype=torch.long, device=self.device)
         logits: torch.Tensor = self.model(
-            input_ids=torch.tensor([ids], device=self.device),
-            position_ids=pack.places[None],
+            **self._inputs(torch.tensor([ids], device=self.device), shown),
+            position_ids=self._positions(pack, shown, shifts),
             past_key_values=self.cache,
             use_cache=True,
             **options,
         ).logits[0]
         return logits if keep is None or self.limited else logits[keep]
 
+    def _inputs(self, ids: torch.Tensor, shown: Sequence[Shown]) -> dict[str, torch.Tensor]:
+        if not shown:
+            return {"input_ids": ids}
+        embeddings = self.model.get_input_embeddings()(ids)
+        for read, start, at, count in shown:
+            embeddings[0, at : at + count] = read.embeddings[start : start + count]
+        return {"inputs_embeds": embeddings}
 
-def _load(folder: Path, dtype: str | None, replicas: int, pickles: bool) -> Any:
+    def _positions(self, pack: Pack, shown: Sequence[Shown], shifts: Sequence[int]) -> torch.Tensor:
+        """[1, tokens], or where any image lies in a plane, [axes, 1, tokens]."""
+        if not any(shifts) and all(read.positions is None for read, *_ in shown):
+            return pack.places[None]
+        positions = pack.places.repeat(3, 1)
+        positions[:, : len(shifts)] += torch.tensor(shifts, dtype=torch.long, device=self.device)
+        for read, start, at, count in shown:
+            if read.positions is not None:
+                positions[:, at : at + count] = read.positions[:, start : start + count]
+        return positions[:, None]
+
+
+def _load(kind: str, folder: Path, dtype: str | None, replicas: int, pickles: bool) -> Any:
     try:
-        return load("AutoModelForCausalLM", folder, threads=cores(replicas), dtype=dtype, pickles=pickles)
+        return load(kind, folder, threads=cores(replicas), dtype=dtype, pickles=pickles)
     except (ValueError, OSError, KeyError, AttributeError) as error:
-        raise ConfigError(
-            f"{folder}: transformers {transformers.__version__} cannot load it as a causal LM: {error}"
-        ) from error
+        why = str(error).partition("\n")[0]  # what follows is a list of all that it can
+        raise ConfigError(f"{folder}: transformers {transformers.__version__} cannot load it ({kind}): {why}") from error
 
 
 def _refuse_unknown(config: Any, name: str) -> None:

@@ -24,6 +24,7 @@ from penstock.models import ChatModel, Feature, Sampling
 
 FEATURES: frozenset[Feature] = frozenset(("logprobs", "seed", "penalties", "logit_bias"))
 RECOMMENDED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+WITH_IMAGES = ("idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl")  # kinds whose images are tokens among others
 BY_LENGTH = ("dynamic", "longrope")  # positions that depend on the longest request in the batch
 
 
@@ -37,7 +38,7 @@ class Writer:
 
     def add(self, slot: int, prompt: list[int], sampling: dict[str, Any], images: Sequence[bytes] = ()) -> int:
         """A request joins; reading its prompt takes as many units as it has tokens."""
-        return self._writing.add(slot, prompt, sampling)
+        return self._writing.add(slot, prompt, sampling, images)
 
     def step(self, slots: dict[int, int]) -> list[tuple[int, Any]]:
         """A token of everybody who writes, and some of the prompts."""
@@ -85,6 +86,7 @@ def chat(
     if context is not None and not 1 < context <= longest:
         raise ConfigError(f"{source.name}: context={context}: 2 to {longest}")
     recommended = {key: generation[key] for key in RECOMMENDED if generation.get(key) is not None}
+    images = source.config.get("model_type") in WITH_IMAGES
     place = _place(source, on, device)
     writer = functools.partial(
         Writer,
@@ -94,6 +96,7 @@ def chat(
         dtype=dtype,
         replicas=replicas_of(place),
         pickles=pickles,
+        images=images,
     )
     service = ps.service(
         writer,
@@ -108,7 +111,7 @@ def chat(
         tokenizer=tokenizer,
         context=context or longest,
         stops=stops,
-        features=FEATURES,
+        features=FEATURES | {"images"} if images else FEATURES,
         max_tokens=max_tokens,
         defaults=cast(Sampling, recommended) if defaults is None else defaults,
     )

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 import penstock as ps
-from penstock.engines.causal_lm import CausalLM
+from penstock.engines.causal_lm import CausalLM, Shown
+from penstock.engines.images import Read
 from penstock.engines.sampling import Choice, choose
 from penstock.engines.slot_cache import Piece
 from penstock.errors import InvalidRequest, Overloaded, ServiceError
@@ -33,6 +34,7 @@ class Seat:
     left: int  # that it may still write
     stops: frozenset[int]
     choice: Choice
+    read: Read | None = None  # of a prompt with images
     known: int = 0
     last: int = 0
 
@@ -45,23 +47,38 @@ class Writing:
     """The model and who is in its slots."""
 
     def __init__(
-        self, folder: Path, *, context: int, stops: frozenset[int], dtype: str | None, replicas: int, pickles: bool
+        self,
+        folder: Path,
+        *,
+        context: int,
+        stops: frozenset[int],
+        dtype: str | None,
+        replicas: int,
+        pickles: bool,
+        images: bool = False,
     ) -> None:
-        self.lm = CausalLM(folder, dtype, replicas, pickles)
+        self.lm = CausalLM(folder, dtype, replicas, pickles, images)
         self.context = context
         self.stops = stops
         self.seats: dict[int, Seat] = {}
         self.rows: list[Seat | None] = []
 
-    def add(self, slot: int, prompt: Sequence[int], sampling: Mapping[str, Any]) -> int:
-        """Let a request in; its prompt is read in the steps that follow."""
+    def add(self, slot: int, prompt: Sequence[int], sampling: Mapping[str, Any], images: Sequence[bytes] = ()) -> int:
+        """Let a request in; its prompt is read in the steps that follow.
+
+        Images take more of the context than their places in the prompt, which is known here first: where they do not
+        leave so many tokens for the answer, it is shorter.
+        """
         ids, most = self._checked(prompt, sampling)
+        read = self._looked_at(ids, images) if images else None
+        if read is not None:
+            ids, most = read.ids, min(most, self.context - len(read.ids))
         stops = frozenset(sampling.get("stop_ids") or ()) | (frozenset() if sampling.get("ignore_eos") else self.stops)
         choice = Choice(sampling, ids, self.lm.vocabulary, self.lm.device)
         if None not in self.rows:
             self.rows.append(None)
         row = self.rows.index(None)
-        self.seats[slot] = self.rows[row] = Seat(slot, row, ids, most, stops, choice)
+        self.seats[slot] = self.rows[row] = Seat(slot, row, ids, most, stops, choice, read)
         return len(ids)
 
     def _checked(self, prompt: Sequence[int], sampling: Mapping[str, Any]) -> tuple[list[int], int]:
@@ -75,6 +92,15 @@ class Writing:
         if len(ids) + most > self.context:
             raise InvalidRequest(f"{len(ids)} tokens and {most} to be written are more than the context, {self.context}")
         return ids, most
+
+    def _looked_at(self, ids: list[int], images: Sequence[bytes]) -> Read:
+        if self.lm.images is None:
+            raise InvalidRequest("this model reads no images")
+        with torch.inference_mode():
+            read = self.lm.images.read(ids, images)
+        if len(read.ids) >= self.context:
+            raise InvalidRequest(f"with its images the prompt has {len(read.ids)} tokens; the context is {self.context}")
+        return read
 
     def drop(self, slot: int) -> None:
         """The request has ended, or nobody wants it any more."""
@@ -101,7 +127,10 @@ class Writing:
         writing = self._in_first_rows([seat for seat, _ in taking_part if seat.writes])
         pieces = [(seat, Piece(seat.row, seat.known, units)) for seat, units in taking_part if not seat.writes]
         ids, keep, chosen = [seat.last for seat in writing], list(range(len(writing))), list(writing)
+        shown: list[Shown] = []
         for seat, piece in pieces:
+            if seat.read is not None:
+                shown.append((seat.read, piece.start, len(ids), piece.count))
             ids += seat.prompt[piece.start : piece.start + piece.count]
             if piece.start + piece.count == len(seat.prompt):
                 keep.append(len(ids) - 1)
@@ -113,7 +142,8 @@ class Writing:
             seat.known += 1  # before it is so: a step that fails may have got as far
         for seat, piece in pieces:
             seat.known += piece.count
-        logits = self.lm.forward(ids, pack, None if len(keep) == len(ids) else keep)
+        shifts = [seat.read.shift if seat.read else 0 for seat in writing] if self.lm.images else ()
+        logits = self.lm.forward(ids, pack, None if len(keep) == len(ids) else keep, shown, shifts)
         if chosen:
             self._tell(chosen, choose(logits, [seat.choice for seat in chosen]), out)
 
