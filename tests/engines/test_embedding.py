@@ -20,10 +20,8 @@ from safetensors.torch import save_file
 
 import penstock as ps
 from penstock.engines import embed
-from penstock.engines.embedding import Embedder, padded_tokens
+from penstock.engines.embedding import Embedder
 from penstock.engines.embedding_config import POOLINGS, read_config
-from penstock.engines.encoder_onnx import plan
-from penstock.engines.placement import service_name
 from penstock.engines.source import locate
 from penstock.errors import ConfigError, InvalidRequest
 
@@ -154,7 +152,7 @@ def test_the_models_own_files_say_how_much_it_reads(tmp_path: Path) -> None:
 def test_as_a_service(tmp_path: Path, on: Any) -> None:
     made = tiny.modules(tiny.encoder(tmp_path), ("Pooling", WIDTH), ("Normalize", {}), prompts=QUERY)
     model = embed(made, name="org/tiny.v1", engine="onnx", on=on, within=60.0)
-    assert (model.name, model.embed.name, model.dimensions, model.max_tokens) == ("org/tiny.v1", "embed-tiny.v1", 32, 48)
+    assert (model.name, model.embed.name, model.dimensions, model.max_tokens) == ("org/tiny.v1", "tiny.v1", 32, 48)
     alone = embedder(made, "onnx")
 
     async def main() -> None:
@@ -170,14 +168,3 @@ def test_as_a_service(tmp_path: Path, on: Any) -> None:
         assert all(found[n] is found[n + len(TEXTS)] for n in range(len(TEXTS)))  # equal texts share one vector
 
     asyncio.run(main())
-
-
-def test_costs_and_runs() -> None:
-    assert padded_tokens(256, [("a" * 40, ""), ([1] * 30, "")]) == 60.0
-    assert padded_tokens(256, [("a" * 40_000, ""), ("b", "")]) == 512.0
-    assert [service_name("chat", name) for name in ("a/B-c.d", "7b model")] == ["chat-B-c.d", "chat-7b-model"]
-    lengths = [256, 3, 190, 12, 12, 12, 100, 92, 2]
-    runs = plan(lengths, 192)
-    assert sorted(i for run in runs for i in run) == list(range(len(lengths)))
-    assert all(len(run) == 1 or sum(lengths[i] for i in run) <= 192 for run in runs)
-    assert plan([], 192) == []

@@ -18,7 +18,7 @@ if MISSING:
 import numpy as np
 from served import ROOT, environment
 
-from penstock.engines.embedding import Embedder, packed_tokens
+from penstock.engines.embedding import Embedder, tokens
 from penstock.engines.embedding_config import read_config
 from penstock.engines.source import locate
 from penstock.engines.texts import estimated_tokens
@@ -73,8 +73,8 @@ def test_long_texts_are_cut_at_the_models_length_and_none_is_fine(minilm: Embedd
 def test_the_estimate_is_near_the_tokens(minilm: Embedder) -> None:
     text = "A batch costs what its tokens cost, not what its longest text would cost for every one of them."
     assert estimated_tokens(text) == pytest.approx(minilm([text])[0].tokens, rel=0.35)
-    assert packed_tokens(256, [(text, ""), ("short", "")]) == estimated_tokens(text) + estimated_tokens("short")
-    assert packed_tokens(256, [("word " * 10_000, "")]) == 256
+    assert tokens(256, [(text, ""), ("short", "")]) == estimated_tokens(text) + estimated_tokens("short")
+    assert tokens(256, [("word " * 10_000, "")]) == 256
 
 
 def test_neither_torch_nor_transformers_is_loaded() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import penstock as ps
 from penstock.engines import placement
-from penstock.engines.placement import placed, replicas_of, service_name, tokens_at_once
+from penstock.engines.placement import batch_of, placed, replicas_of, service_name
 from penstock.engines.source import Source
 from penstock.errors import ConfigError
 from penstock.policy import Scale
@@ -40,7 +40,7 @@ def test_a_processor_runs_what_is_like_bert_packed_and_the_rest_in_a_child(monke
 
 def test_a_gpu_is_used_where_there_is_one(monkeypatch: Any, tmp_path: Path) -> None:
     engine, on = choose(monkeypatch, tmp_path, gpus=2)
-    assert (engine, on.device, tokens_at_once(engine, on)) == ("torch", ("cuda:0",), 32768)
+    assert (engine, on.device, batch_of(sum, on).max_cost) == ("torch", ("cuda:0",), 32768)
     assert choose(monkeypatch, tmp_path, engine="onnx") == ("onnx", ps.Thread(1))
     assert choose(monkeypatch, tmp_path, on=ps.Thread(3)) == ("onnx", ps.Thread(3))
     assert choose(monkeypatch, tmp_path, lacks=("torch",)) == ("onnx", ps.Thread(1))

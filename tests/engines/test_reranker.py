@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import penstock as ps
 from penstock.engines import embed, rerank
 from penstock.engines.cross_encoder import CrossEncoder, logit, pair_limit, sigmoid
-from penstock.engines.reranker import padded_pairs
+from penstock.engines.reranker import tokens
 from penstock.engines.source import locate
 from penstock.engines.yes_no import BEFORE, BEHIND, TASK, YesNo
 from penstock.errors import ConfigError, InvalidRequest
@@ -230,6 +230,5 @@ def test_what_is_no_reranker_is_refused(tmp_path: Path, classifier: Path, writer
         rerank(writer, engine="onnx")
 
 
-def test_costs() -> None:
-    assert padded_pairs(90, 512, [("a" * 36, "b" * 72), ("a", "b")]) == 2 * (90 + 11 + 20)
-    assert padded_pairs(90, 512, [("a", "b" * 10_000), ("a", "b")]) == 1024
+def test_a_batch_costs_its_tokens() -> None:
+    assert tokens(30, 512, [("a" * 36, "b" * 72), ("a", "b" * 10_000)]) == (30 + 11 + 20) + 512

@@ -14,6 +14,7 @@ import numpy as np
 
 from penstock.engines.embedding_config import positions
 from penstock.engines.pooling import Vectors, read_safetensors
+from penstock.engines.runs import padded_runs, plan
 from penstock.engines.source import Source
 from penstock.engines.texts import load_tokenizer
 from penstock.engines.torch_model import cores, load, padded
@@ -92,17 +93,19 @@ def _torch(source: Source, threads: int, dtype: str | None, pickles: bool) -> Ca
     def logits(ids: list[Sequence[int]], kinds: list[Sequence[int]]) -> Vectors:
         import torch
 
+        found = np.empty(len(ids), np.float32)
         with torch.inference_mode():
-            tokens, mask = padded(ids, model.device)
-            more = {"token_type_ids": padded(kinds, model.device)[0]} if kinds_matter else {}
-            found: Vectors = model(input_ids=tokens, attention_mask=mask, **more).logits[:, 0].float().cpu().numpy()
+            for run in padded_runs([len(tokens) for tokens in ids], model.device):
+                tokens, mask = padded([ids[n] for n in run], model.device)
+                more = {"token_type_ids": padded([kinds[n] for n in run], model.device)[0]} if kinds_matter else {}
+                found[run] = model(input_ids=tokens, attention_mask=mask, **more).logits[:, 0].float().cpu().numpy()
         return found
 
     return logits
 
 
 def _onnx(source: Source, threads: int, dtype: str | None, pickles: bool) -> Callable[..., Vectors]:
-    from penstock.engines.encoder_onnx import OnnxEncoder, plan
+    from penstock.engines.encoder_onnx import OnnxEncoder
 
     encoder = OnnxEncoder(source.weights, source.config, threads)
     layers = _head({name: value for path in source.weights for name, value in read_safetensors(path).items()})

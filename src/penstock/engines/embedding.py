@@ -1,8 +1,8 @@
 """Embeddings: texts to vectors, in batches of similar length, equal to sentence-transformers' to 1e-5.
 
-On a processor a batch of mixed lengths, padded, is slower than no batch at all; so on torch texts of similar length run
-together and a batch costs count x longest. The packed encoder (`encoder_onnx`) pads almost nothing, and there it costs
-the sum. Which of both a batch costs is all that the scheduler has to know.
+On a processor a batch of mixed lengths, padded, is slower than no batch at all. So workers cut a batch into runs of texts
+of similar length (`runs`), or do not pad at all (`encoder_onnx`); then a batch costs the sum of its tokens, whatever its
+mix, and its tokens are all that the scheduler has to know.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import penstock as ps
 from penstock.engines.embedding_config import POOLINGS, EmbeddingConfig, read_config
-from penstock.engines.placement import Engine, placed, replicas_of, service_name, tokens_at_once
+from penstock.engines.placement import Engine, batch_of, placed, replicas_of, service_name
 from penstock.engines.source import Source, locate
 from penstock.engines.texts import Reader, estimated_tokens, load_tokenizer
 from penstock.engines.torch_model import cores
@@ -62,14 +62,9 @@ class Embedder:
         return found
 
 
-def packed_tokens(limit: int, items: Sequence[tuple[Any, str]]) -> float:
-    """What a batch costs that is not padded: its tokens."""
+def tokens(limit: int, items: Sequence[tuple[Any, str]]) -> float:
+    """What a batch costs."""
     return sum(min(estimated_tokens(text), limit) for text, _ in items)
-
-
-def padded_tokens(limit: int, items: Sequence[tuple[Any, str]]) -> float:
-    """What a padded batch costs: as many times its longest text."""
-    return len(items) * min(max(estimated_tokens(text) for text, _ in items), limit)
 
 
 def embed(
@@ -114,8 +109,7 @@ def embed(
         config = replace(config, default_prompt=prompt)
     chosen, on = placed(source, config.model, engine, on)
     if batch is None:
-        cost = functools.partial(packed_tokens if chosen == "onnx" else padded_tokens, config.max_tokens)
-        batch = ps.Batch(max_size=64, cost=cost, max_cost=tokens_at_once(chosen, on))
+        batch = batch_of(functools.partial(tokens, config.max_tokens), on)
     service = ps.service(
         functools.partial(Embedder, source, config, chosen, replicas_of(on), dtype, pickles),
         name=service_name("embed", name or source.name),

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from penstock.engines.packed_graph import packed_graph
-from penstock.engines.pooling import NumpySegments, Vectors, places, pool, read_safetensors
+from penstock.engines.pooling import NumpySegments, Vectors, in_order, places, pool, read_safetensors
+from penstock.engines.runs import plan
 
 RUN_TOKENS = 192  # one run of the graph; measured flat from 128 to 512
 
@@ -37,19 +38,15 @@ class OnnxEncoder:
 
     def encode(self, texts: Sequence[Sequence[int]], modes: Sequence[str], skip: Sequence[int]) -> Vectors:
         found: list[Vectors] = []
-        order: list[int] = []
-        for run in plan([len(ids) for ids in texts], self.run_tokens):
+        runs = plan([len(ids) for ids in texts], self.run_tokens)
+        for run in runs:
             rows, lengths = self.states([texts[n] for n in run])
             skipped = np.array([skip[n] for n in run])
             if skipped.any():
                 rows = rows[places(lengths) > np.repeat(skipped, lengths)]
             lengths = lengths - skipped
             found.append(pool(rows, lengths, skipped, modes, NumpySegments(lengths, skipped)))
-            order += run
-        vectors = np.concatenate(found)
-        together = np.empty_like(vectors)
-        together[order] = vectors
-        return together
+        return in_order(runs, found)
 
     def states(self, texts: Sequence[Sequence[int]], kinds: Sequence[Sequence[int]] | None = None) -> tuple[Vectors, Any]:
         """The last hidden states of one run's tokens, packed, and how many each text has."""
@@ -67,19 +64,6 @@ class OnnxEncoder:
             "lengths": lengths.astype(np.int32),
         }
         return self._session.run(None, feed)[0], lengths
-
-
-def plan(lengths: Sequence[int], run_tokens: int) -> list[list[int]]:
-    """Indices in runs of similar length, each of at most `run_tokens` tokens or of one text."""
-    runs: list[list[int]] = []
-    room = 0
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if not runs or lengths[index] > room:
-            runs.append([])
-            room = run_tokens
-        runs[-1].append(index)
-        room -= lengths[index]
-    return runs
 
 
 def _session(model: bytes, threads: int) -> Any:

@@ -1,4 +1,4 @@
-"""Any encoder that transformers has, on torch: texts of similar length as one padded batch."""
+"""Any encoder that transformers has, on torch: texts of similar length as one padded run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from penstock.engines.pooling import Counts, Vectors, places, pool
+from penstock.engines.pooling import Counts, Vectors, in_order, places, pool
+from penstock.engines.runs import padded_runs
 from penstock.engines.torch_model import load, padded
 
 
@@ -51,6 +52,10 @@ class TorchEncoder:
         self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
 
     def encode(self, texts: Sequence[Sequence[int]], modes: Sequence[str], skip: Sequence[int]) -> Vectors:
+        runs = padded_runs([len(ids) for ids in texts], self.model.device)
+        return in_order(runs, [self._run([texts[n] for n in run], modes, [skip[n] for n in run]) for run in runs])
+
+    def _run(self, texts: list[Sequence[int]], modes: Sequence[str], skip: Sequence[int]) -> Vectors:
         with self.torch.inference_mode():
             ids, mask = padded(texts, self.model.device)
             states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -38,15 +38,15 @@ def placed(source: Source, config: Mapping[str, Any], engine: str, on: Place | N
     return chosen, on or (ps.Thread(1) if chosen == "onnx" else ps.Process(startup_timeout=_LOADING))
 
 
-def tokens_at_once(engine: str, on: Place) -> int:
-    """How many tokens a batch may cost.
+def batch_of(cost: Callable[[Sequence[Any]], float], on: Place) -> ps.Batch:
+    """How calls run together, whose cost in tokens `cost` tells.
 
-    On a processor a padded batch of more than a thousand leaves the caches (measured: four texts of 200 tokens are best); the
-    packed engine cuts its batches itself; a GPU wants many.
+    On a processor nothing is won beyond a thousand tokens, and who comes next would wait for them; a GPU wants many. There
+    is nothing to learn: a worker cuts its batch into runs by the true lengths, so a larger one is never worse.
     """
-    if device_of(on) != "cpu":
-        return 32768
-    return 4096 if engine == "onnx" else 1024
+    if device_of(on) == "cpu":
+        return ps.Batch(max_size=64, cost=cost, max_cost=1024, learn=False)
+    return ps.Batch(max_size=256, cost=cost, max_cost=32768, learn=False)
 
 
 def device_of(on: Place | None) -> str:

@@ -92,6 +92,14 @@ def pool(rows: Any, lengths: Counts, skipped: Counts, modes: Sequence[str], segm
     return parts[0] if len(parts) == 1 else segments.join(parts)
 
 
+def in_order(runs: Sequence[Sequence[int]], found: Sequence[Vectors]) -> Vectors:
+    """What was found run by run, in the order of the batch."""
+    together = np.concatenate(found)
+    placed = np.empty_like(together)
+    placed[[n for run in runs for n in run]] = together
+    return placed
+
+
 _erf: Any = np.vectorize(math.erf, otypes=[np.float32])
 ACTIVATIONS = {
     "Identity": lambda x: x,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import penstock as ps
-from penstock.engines.placement import Engine, placed, replicas_of, service_name, tokens_at_once
+from penstock.engines.placement import Engine, batch_of, placed, replicas_of, service_name
 from penstock.engines.source import locate
 from penstock.engines.texts import estimated_tokens
 from penstock.errors import ConfigError
@@ -22,13 +22,8 @@ _READ = 8192  # of the tokens that a language model could read, so many are a pa
 _ASKED = 30  # tokens around a pair that are computed for each
 
 
-def padded_pairs(around: int, limit: int, pairs: Sequence[tuple[str, str]]) -> float:
-    """What a padded batch of pairs costs: as many times its longest."""
-    return len(pairs) * min(limit, around + max(estimated_tokens(query) + estimated_tokens(text) for query, text in pairs))
-
-
-def packed_pairs(around: int, limit: int, pairs: Sequence[tuple[str, str]]) -> float:
-    """What a batch of pairs costs that is not padded: its tokens."""
+def tokens(around: int, limit: int, pairs: Sequence[tuple[str, str]]) -> float:
+    """What a batch of pairs costs."""
     return sum(min(limit, around + estimated_tokens(query) + estimated_tokens(text)) for query, text in pairs)
 
 
@@ -73,9 +68,7 @@ def rerank(
         raw = logit if squeezes(source) else None
         body = functools.partial(CrossEncoder, source, limit, chosen, replicas_of(on), dtype, pickles)
     if batch is None:
-        price = packed_pairs if chosen == "onnx" else padded_pairs
-        cost = functools.partial(price, _ASKED if kind == "yes_no" else 0, limit)
-        batch = ps.Batch(max_size=64, cost=cost, max_cost=tokens_at_once(chosen, on))
+        batch = batch_of(functools.partial(tokens, _ASKED if kind == "yes_no" else 0, limit), on)
     service = ps.service(
         body,
         name=service_name("rerank", name or source.name),

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from penstock.engines.cross_encoder import sigmoid
+from penstock.engines.runs import padded_runs
 from penstock.engines.source import Source
 from penstock.engines.texts import load_tokenizer
 from penstock.engines.torch_model import cores, load, padded
@@ -79,16 +80,22 @@ class YesNo:
 
     def log_odds(self, texts: list[list[int]]) -> list[float]:
         """log p(yes) - log p(no) of each prompt."""
+        shared = len(self.common) if all(text[: len(self.common)] == self.common for text in texts) else 0
+        odds = [0.0] * len(texts)
+        for run in padded_runs([len(text) - shared for text in texts], self.model.device):
+            for n, value in zip(run, self._run([texts[n][shared:] for n in run], shared), strict=True):
+                odds[n] = value
+        return odds
+
+    def _run(self, texts: list[list[int]], shared: int) -> list[float]:
+        """The same for what follows `shared` tokens that are common."""
         import torch
 
-        shared = len(self.common) if all(text[: len(self.common)] == self.common for text in texts) else 0
         with torch.inference_mode():
-            ids, mask = padded([text[shared:] for text in texts], self.model.device)
+            ids, mask = padded(texts, self.model.device)
             last = mask.sum(1) - 1
-            cache = None
-            if shared:
-                cache = self._cache(len(texts))
-                mask = torch.cat([mask.new_ones(len(texts), shared), mask], dim=1)
+            cache = self._cache(len(texts)) if shared else None
+            mask = torch.cat([mask.new_ones(len(texts), shared), mask], dim=1)
             states = self.model(
                 input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=cache is not None
             ).last_hidden_state
