@@ -79,11 +79,17 @@ class Parrot:
         self.dropped += 1
 
 
-def parrot(name: str = "parrot", context: int = 200, slots: int = 4, **options: Any) -> ChatModel:
+def parrot(name: str = "parrot", context: int = 200, slots: int = 4, cache_bytes: int = 0, **options: Any) -> ChatModel:
     service = ps.service(Parrot, name=f"chat-{name}", batch=ps.Slots(slots), on=ps.Thread(), **options)
     features = frozenset({"logprobs", "seed"})
     return ChatModel(
-        name=name, generate=service, tokenizer=Bytes(), context=context, stops=frozenset({END_OF_TURN}), features=features
+        name=name,
+        generate=service,
+        tokenizer=Bytes(),
+        context=context,
+        stops=frozenset({END_OF_TURN}),
+        features=features,
+        cache_bytes=cache_bytes,
     )
 
 

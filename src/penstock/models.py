@@ -119,6 +119,8 @@ class ChatModel:
     """Of an answer for which the request names no number; None for what the context leaves."""
     defaults: Sampling = field(default_factory=lambda: Sampling())
     """How tokens are chosen where the request does not say (a model's own `generation_config.json`)."""
+    cache_bytes: int = 0
+    """Keep whole answers that chance had no part in (temperature 0); equal requests get them again."""
     inner: tuple[Service[..., Any], ...] = ()
 
     @property

@@ -310,3 +310,31 @@ def test_who_leaves_frees_the_slot() -> None:
         assert 'penstock_in_flight{service="chat-parrot"} 0' in gauges
 
     run(test, model)
+
+
+def test_answers_without_chance_are_kept_where_that_is_asked_for() -> None:
+    async def test(http: httpx.AsyncClient) -> None:
+        async def count() -> int:
+            found = (await http.get("/metrics")).text
+            return int(found.partition('calls_total{service="chat-parrot",outcome="ok"} ')[2].partition("\n")[0] or 0)
+
+        for made, given in [
+            (1, {"temperature": 0}),
+            (1, {"temperature": 0, "stop": "nowhere"}),  # the same tokens
+            (1, {"temperature": 0, "stream": True}),
+            (2, {"temperature": 0, "max_tokens": 3}),
+            (3, {"temperature": 0.5}),
+            (4, {"temperature": 0.5}),
+            (4, {"temperature": 0}),
+        ]:
+            answer = await http.post(CHAT, json=ask("one two", **given))
+            said = "one" if "max_tokens" in given else "one two"
+            if given.get("stream"):
+                lines = [line[6:] for line in answer.text.split("\n") if line.startswith("data: {")]
+                assert "".join(json.loads(line)["choices"][0]["delta"].get("content", "") for line in lines) == said
+            else:
+                assert answer.json()["choices"][0]["message"]["content"] == said and answer.headers["x-request-id"]
+            assert await count() == made, given
+        assert 'penstock_cached_calls_total{service="/v1/chat/completions",how="hit"} 3' in (await http.get("/metrics")).text
+
+    run(test, parrot(cache_bytes=1 << 20))

@@ -62,6 +62,7 @@ def chat(
     budget: int | None = None,
     defaults: Sampling | None = None,
     max_tokens: int | None = None,
+    cache_bytes: int = 0,
     revision: str | None = None,
     pickles: bool = False,
     **options: Any,
@@ -73,7 +74,8 @@ def chat(
     as "cuda:0" (default: a GPU if there is one); or where `on` says.
     `stretch` and `budget` are those of `ps.Slots`: how much starts may slow a step, or how many tokens one may have.
     `defaults` is how to sample where a request does not say; without it the model's own generation_config.json decides.
-    `max_tokens` bounds answers for which a request names no number. `revision` and `pickles` are
+    `max_tokens` bounds answers for which a request names no number. `cache_bytes` keeps whole answers at temperature 0.
+    `revision` and `pickles` are
     those of `penstock.engines.source.locate`. `options` are those of `ps.service`: admit, order,
     limit, within and so on. Raises ConfigError for what cannot be run, here or when the model is loaded.
     """
@@ -113,6 +115,7 @@ def chat(
         stops=stops,
         features=FEATURES | {"images"} if images else FEATURES,
         max_tokens=max_tokens,
+        cache_bytes=cache_bytes,
         defaults=cast(Sampling, recommended) if defaults is None else defaults,
     )
 

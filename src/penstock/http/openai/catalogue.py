@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from penstock.http.openai.faults import NoModel
+from penstock.http.openai.kept import Kept
 from penstock.models import ChatModel, EmbeddingModel, Model, ScoreModel, UpstreamModel
 
 M = TypeVar("M", bound=Model)
@@ -24,6 +25,7 @@ class Catalogue:
     def __init__(self, models: Sequence[Model]) -> None:
         self.models = tuple(models)
         self.created = int(time.time())
+        self.kept = Kept()
 
     def find(self, name: str, kinds: tuple[type[Any], ...]) -> Any:
         """The model of this name that is one of `kinds`. Raises NoModel, with what there is."""

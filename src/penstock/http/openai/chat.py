@@ -35,7 +35,8 @@ class ChatRoute(WritingRoute[Chat]):
                 sampling["logprobs"] = body.top_logprobs or 0
             if schema is not None:
                 sampling["schema"] = schema
-            generation = Generation(asked, model, [prompt], sampling, stop, body.n or 1, images)  # type: ignore[arg-type]
+            n, kept = body.n or 1, self.catalogue.kept
+            generation = Generation(asked, model, [prompt], sampling, stop, n, images, kept)  # type: ignore[arg-type]
             usage = body.stream_options is not None and body.stream_options.include_usage
             form = ChatForm(f"chatcmpl-{asked.id}", model.name, model.tokenizer, usage, bool(body.logprobs))
             return generation, form

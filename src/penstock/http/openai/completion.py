@@ -36,7 +36,7 @@ class CompletionRoute(WritingRoute[Completion]):
             sampling = {**model.defaults, **body.sampling(most)}
             if body.logprobs is not None:
                 sampling["logprobs"] = body.logprobs
-            generation = Generation(asked, model, prompts, sampling, stop, n)  # type: ignore[arg-type]
+            generation = Generation(asked, model, prompts, sampling, stop, n, (), self.catalogue.kept)  # type: ignore[arg-type]
             usage = body.stream_options is not None and body.stream_options.include_usage
             echo = [p if isinstance(p, str) else model.tokenizer.decode(p) for p in given] if body.echo else []
             told = (f"cmpl-{asked.id}", model.name, model.tokenizer, usage, body.logprobs is not None)

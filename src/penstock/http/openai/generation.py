@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import BadResult
 from penstock.http.openai.choice import Choice, Piece
 from penstock.http.openai.faults import Rejected
+from penstock.http.openai.kept import Kept
 from penstock.http.openai.route import Asked
 from penstock.models import ChatModel, Sampling
 
@@ -22,23 +24,31 @@ _AHEAD = 64  # pieces of several answers that are read before they are written
 class Run:
     """One answer: the call that makes it, and what has been read of it."""
 
-    __slots__ = ("call", "choice", "index", "prompt")
+    __slots__ = ("call", "choice", "index", "keep", "prompt", "told")
 
-    def __init__(self, index: int, prompt: int, call: BoundCall, choice: Choice) -> None:
+    def __init__(self, index: int, prompt: int, call: BoundCall | None, choice: Choice, told: list[Any] | None = None) -> None:
         self.index = index
         self.prompt = prompt  # which prompt it answers
-        self.call = call
+        self.call = call  # None: it was kept, and these are its tokens
         self.choice = choice
+        self.told = told
+        self.keep: Callable[[list[Any]], None] | None = None
 
     async def pieces(self) -> AsyncGenerator[list[Piece], None]:
         """What becomes certain, in groups: what has come while the last group was being written is one."""
         choice, call = self.choice, self.call
         group: list[Piece] = []
+        if call is None:
+            yield self._recalled()
+            return
+        items_told: list[Any] | None = None if self.keep is None else []
         async with aclosing(call.__aiter__()) as items:  # type: ignore[type-var]
             async for item in items:
                 if choice.finish is not None:
                     break  # the model goes on after its end
                 piece = choice.push(item)
+                if items_told is not None:
+                    items_told.append(item)
                 if piece is not None:
                     group.append(piece)
                 inbox = call.stream
@@ -49,8 +59,21 @@ class Run:
                         break
         if choice.finish is None:
             group.append(choice.close())
+        if self.keep is not None and items_told is not None and not choice.matched:
+            self.keep(items_told)
         if group:
             yield group
+
+    def _recalled(self) -> list[Piece]:
+        """All that was kept, at once."""
+        group, choice = [], self.choice
+        for item in self.told or ():
+            piece = choice.push(item)
+            if piece is not None:
+                group.append(piece)
+            if choice.finish is not None:
+                return group
+        return [*group, choice.close()]
 
 
 class Generation:
@@ -65,6 +88,7 @@ class Generation:
         stop: Sequence[str],
         n: int = 1,
         images: Sequence[bytes] = (),
+        kept: Kept | None = None,
     ) -> None:
         self.asked = asked
         self.prompt_tokens = sum(map(len, prompts))
@@ -78,9 +102,17 @@ class Generation:
                 own = sampling
                 if k and "seed" in sampling:  # else all would be the same
                     own = {**sampling, "seed": sampling["seed"] + k}
-                call = asked.call(model.generate, list(prompt), own, list(images), alone=alone)
                 choice = Choice(model.tokenizer, sampling["max_tokens"], stop, stops)
-                self.runs.append(Run(len(self.runs), at, call, choice))
+                key = None if kept is None else kept.key(model, prompt, own, images)
+                now = asked.handler.runtime.clock()
+                told = None if kept is None or key is None else kept.find(model, key, now)
+                call = None
+                if told is None:
+                    call = asked.call(model.generate, list(prompt), own, list(images), alone=alone)
+                run = Run(len(self.runs), at, call, choice, told)
+                if kept is not None and key is not None and told is None:
+                    run.keep = partial(_keep, kept, model, key, asked)
+                self.runs.append(run)
 
     @property
     def completion_tokens(self) -> int:
@@ -167,6 +199,10 @@ class Generation:
             if answer.finish is None:
                 raise BadResult("an answer has no end")
         return list(zip(self.runs, answers, strict=True))
+
+
+def _keep(kept: Kept, model: ChatModel, key: Hashable, asked: Asked, items: list[Any]) -> None:
+    kept.put(model, key, items, asked.handler.runtime.clock())
 
 
 def room(model: ChatModel, prompts: Sequence[Sequence[int]], wanted: int | None, param: str) -> int:

@@ -41,7 +41,7 @@ class ResponsesRoute(WritingRoute[Response]):
                 sampling["top_p"] = body.top_p
             if schema is not None:
                 sampling["schema"] = schema
-            generation = Generation(asked, model, [prompt], sampling, (), 1, images)
+            generation = Generation(asked, model, [prompt], sampling, (), 1, images, self.catalogue.kept)
             return generation, ResponseForm(asked, model, body)
 
         return ChunkStream(asked, make) if body.stream else answered(asked, whole(make))

@@ -83,9 +83,10 @@ class Asked:
         return b"x-request-id: %b\r\n%b" % (self.id.encode("ascii"), self.trace)
 
     def ended(self, error: BaseException | None) -> None:
-        """One line for what was several calls."""
-        if self.group is None:
+        """One line for what was several calls, or none because the answer was kept."""
+        if self.group is None and self.calls:
             return
+        released = "" if self.calls else "hit"
         runtime = self.handler.runtime
         outcome, kind = "ok", ""
         if error is not None:
@@ -93,7 +94,23 @@ class Asked:
             if isinstance(error, asyncio.CancelledError | GeneratorExit):
                 outcome, kind = "cancelled", ""
         took, tenant = runtime.clock() - self.arrived, self.budget.tenant
-        line = (self.id, self.path, tenant, outcome, kind, self.arrived, 0.0, 0.0, took, 0.0, 0, "", -1, len(self.calls), "")
+        line = (
+            self.id,
+            self.path,
+            tenant,
+            outcome,
+            kind,
+            self.arrived,
+            0.0,
+            0.0,
+            took,
+            0.0,
+            0,
+            released,
+            -1,
+            len(self.calls),
+            "",
+        )
         runtime.log.append(line)
 
     def failed(self, error: BaseException) -> Response:
