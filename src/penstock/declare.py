@@ -191,6 +191,8 @@ def validate(body: Body, options: ServiceOptions) -> None:
         raise ConfigError(f"{name}: an async function has no replicas; bound it with limit=ps.Fixed({on.replicas})")
     if isinstance(on, Process):
         _importable(body)
+        if on.concurrency > 1 and (body.batched or body.steps or not body.is_async):
+            raise ConfigError(f"{name}: Process(concurrency={on.concurrency}) is for an async body, without batch=")
     if options.retry is not None and not options.safe:
         raise ConfigError(f"{name}: retry= runs a call again, so declare that this is harmless: safe=True")
     kinds = [type(policy) for policy in options.admit]

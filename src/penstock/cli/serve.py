@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from penstock import App, Remote, Runtime, Service
+from penstock import App, Process, Remote, Runtime, Service
 from penstock.cli import CommandFailed, models
 from penstock.cli.load import load_app
 from penstock.executors.base import Thread
@@ -221,6 +221,8 @@ def _facts(app: App, service: Service[..., Any], inline: bool) -> list[str]:
         facts = [f"thread x{1 if service.body.is_class or service.batched else defaults.threads}"]
     if o.slots is not None:
         facts.append(f"{o.slots.size} slots")
+    elif place == "Process" and isinstance(o.on, Process) and o.on.concurrency > 1:
+        facts.append(f"{o.on.concurrency} calls at once in each")
     if o.batch is not None:
         facts.append(f"batches of {o.batch.max_size} within {o.batch.max_wait * 1e3:g} ms")
     facts += [str(limit) for limit in o.limit or ()]

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import penstock as ps
+from penstock.engines.causal_config import read_causal
 from penstock.engines.placement import Place, placed, replicas_of, service_name
 from penstock.engines.source import Source, locate
 from penstock.engines.tokenizer import FolderTokenizer
@@ -23,9 +24,7 @@ from penstock.errors import ConfigError
 from penstock.models import ChatModel, Feature, Sampling
 
 FEATURES: frozenset[Feature] = frozenset(("logprobs", "seed", "penalties", "logit_bias"))
-RECOMMENDED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 WITH_IMAGES = ("idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl")  # kinds whose images are tokens among others
-BY_LENGTH = ("dynamic", "longrope")  # positions that depend on the longest request in the batch
 
 
 class Writer:
@@ -75,26 +74,18 @@ def chat(
     `stretch` and `budget` are those of `ps.Slots`: how much starts may slow a step, or how many tokens one may have.
     `defaults` is how to sample where a request does not say; without it the model's own generation_config.json decides.
     `max_tokens` bounds answers for which a request names no number. `cache_bytes` keeps whole answers at temperature 0.
-    `revision` and `pickles` are
-    those of `penstock.engines.source.locate`. `options` are those of `ps.service`: admit, order,
-    limit, within and so on. Raises ConfigError for what cannot be run, here or when the model is loaded.
+    `revision` and `pickles` are those of `penstock.engines.source.locate`, `options` those of `ps.service`. Raises ConfigError for what cannot be run, here or when the model is loaded.
     """
     source = locate(model, revision=revision, pickles=pickles)
     tokenizer = FolderTokenizer(source.folder)
-    config = _text_config(source)
-    generation = _object(source, "generation_config.json")
-    stops = _stops(generation.get("eos_token_id", config.get("eos_token_id")))
-    longest = _context(config, source.name)
-    if context is not None and not 1 < context <= longest:
-        raise ConfigError(f"{source.name}: context={context}: 2 to {longest}")
-    recommended = {key: generation[key] for key in RECOMMENDED if generation.get(key) is not None}
+    config = read_causal(source, context)
     images = source.config.get("model_type") in WITH_IMAGES
     place = _place(source, on, device)
     writer = functools.partial(
         Writer,
         source.folder,
-        context=context or longest,
-        stops=stops,
+        context=config.context,
+        stops=config.stops,
         dtype=dtype,
         replicas=replicas_of(place),
         pickles=pickles,
@@ -111,12 +102,12 @@ def chat(
         name=name or source.name,
         generate=service,
         tokenizer=tokenizer,
-        context=context or longest,
-        stops=stops,
+        context=config.context,
+        stops=config.stops,
         features=FEATURES | {"images"} if images else FEATURES,
         max_tokens=max_tokens,
         cache_bytes=cache_bytes,
-        defaults=cast(Sampling, recommended) if defaults is None else defaults,
+        defaults=config.recommended if defaults is None else defaults,
     )
 
 
@@ -129,29 +120,3 @@ def _place(source: Source, on: Place | None, device: str | None) -> Place:
     if not isinstance(place, ps.Process) or place.device:
         raise ConfigError(f"device={device!r} is a child process's: leave out on=, or give on=ps.Process(device={device!r})")
     return replace(place, device=device)
-
-
-def _object(source: Source, file: str) -> Mapping[str, Any]:
-    found = source.json(file)
-    return found if isinstance(found, dict) else {}
-
-
-def _text_config(source: Source) -> Mapping[str, Any]:
-    inner = source.config.get("text_config")
-    return {**source.config, **inner} if isinstance(inner, dict) else source.config
-
-
-def _stops(asked: Any) -> frozenset[int]:
-    ids = asked if isinstance(asked, list) else [asked]
-    return frozenset(token for token in ids if isinstance(token, int) and token >= 0)
-
-
-def _context(config: Mapping[str, Any], name: str) -> int:
-    """How many tokens the model was made for."""
-    longest = next((config[key] for key in ("max_position_embeddings", "n_positions", "max_seq_len") if config.get(key)), None)
-    if not isinstance(longest, int):
-        raise ConfigError(f"{name}: its config.json does not say how many tokens it was made for (max_position_embeddings)")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if rope.get("rope_type", rope.get("type")) in BY_LENGTH:
-        return int(rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings") or longest)
-    return longest

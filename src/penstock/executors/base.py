@@ -68,6 +68,9 @@ class Process:
     `recycle`: replace a process after so many works, `recycle_bytes`: when it is that large; the new one is ready before
     the old one goes, except on a device, which holds one at a time.
 
+    An async body runs `concurrency` calls at once in each process, as tasks on one loop: for what batches by itself, or mostly
+    waits. Each has a slot; whoever is in one when the process dies fails with WorkerLost.
+
     With `batch=ps.Slots(n)` each replica has n slots, and whoever is in them when it dies fails with WorkerLost; `warmup` is
     what `add` gets after the slot, and runs to its first item. A process that is to be replaced takes nobody in any more
     when its successor has loaded, and goes when those in its slots have ended.
@@ -85,9 +88,11 @@ class Process:
     recycle: int | None = None
     recycle_bytes: int | None = None
     kill_after: float | None = None
+    concurrency: int = 1
 
     def __post_init__(self) -> None:
         _at_least_one("Process", self.replicas)
+        _at_least_one("Process(concurrency=...)", self.concurrency)
         for name in ("threads", "recycle", "recycle_bytes"):
             value = getattr(self, name)
             _at_least_one(f"Process({name}=...)", 1 if value is None else value)

@@ -67,6 +67,7 @@ class Launcher:
             "batched": body.batched,
             "streams": body.streams,
             "steps": steps,
+            "concurrent": options.concurrency > 1,
             "buffer": buffer,
             "beat": beat,
             "warmup": None if options.warmup is None else pickle.dumps(options.warmup, protocol=5),

@@ -1,8 +1,8 @@
-"""Models that advance in steps in child processes: each has its slots, and to the core each slot is a replica.
+"""Children that run many requests at once: models that advance in steps, and async bodies with `concurrency`.
 
-What is to be said to a child in one turn of the loop leaves in one message, and what one step produced arrives in one. A
-slot's number is all that names a request on the way: both directions are in order, so neither side can mistake an old
-request for the next one in its slot.
+Each child has its slots, and to the core each slot is a replica. What is to be said to a child in one turn of the loop leaves
+in one message, and what one step (or one turn of the child's loop) produced arrives in one. A slot's number is all that names
+a request on the way: both directions are in order, so neither side can mistake an old request for the next one in its slot.
 """
 
 from __future__ import annotations
@@ -193,16 +193,16 @@ class ProcessSlotsExecutor(Processes):
         body: Body,
         host: Host,
         loop: asyncio.AbstractEventLoop,
-        slots: Slots,
+        slots: Slots | None,
         options: Process,
         threads: int,
         *,
         buffer: int,
         progress_timeout: float,
     ) -> None:
-        steps = stepper_options(slots, buffer)
+        steps = None if slots is None else stepper_options(slots, buffer)
         super().__init__(body, host, loop, options, threads, buffer=buffer, progress_timeout=progress_timeout, steps=steps)
-        self.size = slots.size
+        self.size = options.concurrency if slots is None else slots.size
         self.seats: dict[Any, Seat] = {}  # by work
         self.replicas: list[SlotsReplica] = [self.replica(index) for index in range(fewest(options.replicas))]
 

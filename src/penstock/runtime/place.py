@@ -46,9 +46,9 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
     hosts: tuple[str, ...] = ()
     if isinstance(place, Remote):
         hosts = tuple(place.urls)
-    elif options.slots is not None and replicas is not None:
+    elif replicas is not None and (size := slots_of(service, place)) is not None:
         hosts = tuple(map(str, range(replicas)))
-        replicas *= options.slots.size
+        replicas *= size
     queue = next((policy for policy in options.admit if isinstance(policy, Queue)), None)
     if queue is None:
         queue = Queue() if defaults.queue_items is None else Queue(items=defaults.queue_items)
@@ -77,6 +77,13 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
     )
 
 
+def slots_of(service: Service[..., Any], place: Place) -> int | None:
+    """How many calls a replica runs at once, each in a slot of its own; None where a replica runs one work at a time."""
+    if service.options.slots is not None:
+        return service.options.slots.size
+    return place.concurrency if isinstance(place, Process) and place.concurrency > 1 else None
+
+
 def thread_for_each(service: Service[..., Any], place: Place) -> bool:
     """Whether each stream has a thread: that of a plain generator mostly waits, so there are as many as are open."""
     return service.body.streams and not service.body.is_class and place == Thread()
@@ -100,7 +107,7 @@ def make_executor(binding: Binding) -> Executor:
         if executor is not None:
             return executor
     slots = service.options.slots
-    if slots is not None and isinstance(place, Process):
+    if isinstance(place, Process) and slots_of(service, place) is not None:
         from penstock.executors.process_slots import ProcessSlotsExecutor
 
         limit, threads = binding.station.progress_timeout, _threads(place)

@@ -16,7 +16,9 @@ from typing import Any
 
 from .end import END
 
-_ERRORS = os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, os.pardir, "errors.py")
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_ERRORS = os.path.join(_HERE, os.pardir, os.pardir, "errors.py")
+_ENGINES = os.path.abspath(os.path.join(_HERE, os.pardir, os.pardir, "engines"))
 
 
 class Anything:
@@ -92,6 +94,7 @@ def install() -> None:
     assert spec is not None and spec.loader is not None
     errors = sys.modules["penstock.errors"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(errors)
+    vars(_module("penstock.engines"))["__path__"] = [_ENGINES]  # of which some are made for other interpreters
     vars(package).update(__path__=[], service=service, Service=Service, policy=policy, errors=errors, END=END)
 
 

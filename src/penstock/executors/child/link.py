@@ -54,6 +54,10 @@ class Link:
                 self.ended = True
         return None
 
+    def fileno(self) -> int:
+        """Readable when a frame of work may have arrived."""
+        return self._sock.fileno()
+
     def send(self, kind: int, number: int, message: Any) -> None:
         """Write a frame. Raises what pickling raises, and then nothing was written."""
         with self._writing:

@@ -19,6 +19,7 @@ from .inert import Service, install
 from .link import Link
 from .outcome import BAD, CANCELLED, MEMORY, Failure, failure, mismatch, unsendable
 from .stepping import Stepping
+from .tasks import SLOT, Tasks
 from .window import Window
 from .wire import BROKEN, DONE, ITEMS, LOAD, OUTGROWN, STOP, UP
 
@@ -38,7 +39,7 @@ class Server:
         self.number = 0
         self.began = 0.0
         self.index = -1  # the request of the unit that runs now, -1: all of them
-        self.calls = Calls(link, lambda: (self.number, self.index))
+        self.calls = Calls(link, self.whose)
         self.cancelled = -1
         self.window: Window | None = None
         self.task: asyncio.Task[Any] | None = None
@@ -79,6 +80,10 @@ class Server:
         link.send(UP, os.getpid(), None)
         if self.options["steps"] is not None:
             self.stepping().drive()
+            return
+        if self.options["concurrent"]:
+            assert self.loop is not None
+            Tasks(link, self.name, self.call, self.options, self.loop).drive()
             return
         run = self.stream if self.options["streams"] else self.batch if self.options["batched"] else self.each
         while (frame := link.receive()) is not None and frame.kind != STOP:
@@ -125,6 +130,11 @@ class Server:
     def stepping(self) -> Stepping:
         """The loop around a model that advances in steps."""
         return Stepping(self.link, self.name, self.call, self.options["steps"], self.loop, self.attend)
+
+    def whose(self) -> tuple[int, int]:
+        """The unit that runs here, and the request in it."""
+        slot = SLOT.get()
+        return (self.number, self.index) if slot < 0 else (slot, 0)
 
     def attend(self, number: int, index: int) -> None:
         """Whose request is running now, as calls of other services want to know."""

@@ -51,7 +51,7 @@ class Choice:
         if token in self.stops:
             return self.close("stop")
         if type(item) is not int:
-            self.logprobs.append(item)
+            self.logprobs.append(Token(*item))  # of another interpreter it may be a plain tuple
         text = self.decoder.push(token)
         if self.count >= self.max_tokens:
             return self._last(text + self.decoder.flush(), "length")

@@ -6,6 +6,7 @@ is wrong is 400 here, as there, not 422.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -33,6 +34,8 @@ _KINDS: tuple[tuple[type[PenstockError], str, str | None], ...] = (
     (QueueFull, "rate_limit_error", "queue_full"),
     (Refused, "overloaded_error", "overloaded"),
 )
+
+_PLACE = re.compile(r" - at `\$\.([^`]+)`")
 
 
 class Rejected(InvalidRequest):
@@ -62,6 +65,8 @@ def body(error: BaseException, identity: str = "", *, debug: bool = False) -> tu
     else:
         code = {503: "unavailable", 504: "timeout", 502: "upstream_failed"}.get(status)
     param = getattr(error, "param", None)
+    if isinstance(error, ValidationFailed) and param is None and (place := _PLACE.search(str(error))):
+        param = place[1]
     given = getattr(error, "code", None)
     if isinstance(given, str):
         code = given
