@@ -11,7 +11,7 @@ demo: $(VENV)/.demo  ## the real MiniLM and a tiny chat model behind HTTP; ONCE=
 	@$(BIN)/python -m demo
 
 test: $(VENV)/.test  ## every test that needs no system server; says what it left out
-	$(BIN)/python -m pytest -n 2 -rs
+	$(BIN)/python -m pytest -n 2 --dist worksteal -rs
 
 lint: $(VENV)/.test  ## ruff and strict types
 	$(BIN)/ruff check .

@@ -89,7 +89,11 @@ def test_a_taken_port_is_said_and_another_used() -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with demo(PORT=str(port), ONCE="1") as process:
-            out, errors = process.communicate(timeout=120)
+        with demo(PORT=str(port)) as process:
+            assert process.stdout is not None
+            first, second = next(process.stdout), next(process.stdout)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=120)
     assert (process.returncode, said(errors)) == (0, [])
-    assert f"port {port} is in use" in out
+    assert f"port {port} is in use" in first
+    assert "the model is up" in second

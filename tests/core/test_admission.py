@@ -123,3 +123,27 @@ def test_contradictions_are_refused_at_the_start() -> None:
         Batch(max_cost=10.0)
     with pytest.raises(ConfigError, match="max_age >= max_wait"):
         Batch(max_wait=0.5, max_age=0.1)
+
+
+def test_a_refusal_for_want_of_patience_holds_for_a_moment_and_for_like_calls_only() -> None:
+    stand = Stand(1)
+    stand.know(0.1)
+    book = stand.station.patience
+    assert book is not None
+    for n in range(200):  # callers of one leave after 0.45 s, of the other after 0.65 s
+        for tenant in ("a", "b"):
+            book.exit(tenant, 0.45 if tenant == "a" else 0.65, True, stand.now + n / 100)
+    stand.to(stand.now + 3.0)
+    stand.submit(tenant="a")
+    waiting = [stand.submit(tenant="a") for _ in range(2)]
+    first, second = (stand.errors[stand.submit(tenant="a")] for _ in range(2))
+    assert isinstance(first, Overloaded) and isinstance(second, Overloaded)
+    assert first is not second
+    assert (str(first), first.retry_after) == (str(second), second.retry_after)
+    assert stand.submit(tenant="b") not in stand.errors  # whose callers wait longer
+    stand.now += 0.0005
+    assert stand.submit(tenant="a", priority=-1) not in stand.errors  # which goes first
+    assert stand.submit(tenant="a") in stand.errors
+    for request in [*waiting, *list(stand.station.waiting)[-2:]]:
+        stand.do(stand.scheduler.cancel(request, stand.now))
+    assert stand.submit(tenant="a") not in stand.errors  # behind fewer

@@ -16,9 +16,10 @@ from penstock.sim.storm import Storm
 
 SEEDS = int(os.environ.get("PENSTOCK_SEEDS", "1000"))
 CHUNKS = 20
+COUNTED = 500  # the first of them, in which every state and fault is reached
 KEPT = Path(__file__).parent.parent / "seeds" / "core.txt"
 
-# What 500 storms must reach, or they test less than they say.
+# What the first storms must reach, or they test less than they say.
 REACHED = [
     *("Start", "Stage", "Revoke", "End", "Stop", "taken", "revoked", "retried", "staged", "failed", "lost", "crash"),
     *("outcome: ok", "outcome: failed", "outcome: cancelled", "outcome: refused", "outcome: expired"),
@@ -53,13 +54,13 @@ def test_found_seeds(seed: int) -> None:
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_laws_hold(chunk: int) -> None:
-    for seed in range(chunk, SEEDS, CHUNKS):
+    for seed in range(COUNTED + chunk, SEEDS, CHUNKS):
         storm(seed)
 
 
 def test_storms_reach_every_state_and_fault() -> None:
     seen: Counter[str] = Counter()
-    for seed in range(500):
+    for seed in range(COUNTED):
         counts = storm(seed)
         seen += counts
         assert sum(n for what, n in counts.items() if what.startswith("outcome")) >= 50

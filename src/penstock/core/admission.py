@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from penstock.core.patience import Refused
 from penstock.core.request import Request
 from penstock.core.station import Station
 from penstock.errors import (
@@ -85,10 +86,15 @@ def refuse(station: Station, request: Request, now: float) -> PenstockError | No
     Predictions refuse roots only: an inner call is part of work that has been admitted. What fits the next two
     rounds is admitted whatever callers are known to do, so that a wrong estimate can be unlearned.
     """
-    if not request.root or not station.time.known or station.free or station.roomy(request, now):
+    if not request.root or not station.time.known or station.free:
+        return None
+    queued = len(station.waiting)
+    latest = None if station.patience is None else station.patience.refused
+    if latest is not None and latest.again(request, queued, now) and not station.hangups.tries(request):
+        return latest.error()
+    if station.roomy(request, now):
         return None
     bound = station.options.queue
-    queued = len(station.waiting)
     seconds = station.round_seconds()
     wait = station.starts_in(request, now)
     if request.deadline is not None and now + wait + seconds > request.deadline:
@@ -104,10 +110,13 @@ def refuse(station: Station, request: Request, now: float) -> PenstockError | No
     patience = station.patience_of(request.tenant, now)
     if wait + 2 * seconds > patience:
         station.turned_away = (request.tenant, now + wait + 2 * seconds)
-        return Overloaded(
+        error = Overloaded(
             f"{station.name}: would be answered in {wait + seconds:.3f} s; callers have been leaving after {patience:.3f} s",
             retry_after=wait + 2 * seconds - patience,
         )
+        if station.patience is not None:
+            station.patience.refused = Refused(request, queued, now, error)
+        return error
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from penstock.core.lease import LOOK, fits, kept, starved
+from penstock.core.pool import PoolState
 from penstock.core.request import ABANDONED, ENDED, QUEUED, RUNNING, STAGED
 from penstock.core.router import Router
 from penstock.core.scheduler import Scheduler
@@ -14,7 +15,7 @@ from penstock.core.station import Station
 def check(scheduler: Scheduler, now: float) -> None:
     """Raise AssertionError, with the place, if any law is broken at this instant."""
     assert not scheduler.out, "commands were left behind"
-    used: dict[str, float] = {}
+    used: dict[PoolState, tuple[float, int]] = {}
     for station in scheduler.stations.values():
         _counts(scheduler, station)
         _slots(station)
@@ -24,15 +25,17 @@ def check(scheduler: Scheduler, now: float) -> None:
             _conserves_work(scheduler, station, now)
         for work in station.running:
             for pool, amount in work.lease:
-                used[pool.name] = used.get(pool.name, 0.0) + amount
+                sum_, leases = used.get(pool, (0.0, 0))
+                used[pool] = sum_ + amount, leases + 1
     if scheduler.wake_at > now:
         _keeps_with_reason(scheduler, now)
     for state in scheduler.pools.values():
-        assert math.isclose(state.used, used.get(state.name, 0.0), abs_tol=1e-6), f"{state!r} leaks: {used}"
+        leased, leases = used.get(state, (0.0, 0))
+        assert math.isclose(state.used, leased, abs_tol=1e-6), f"{state!r} leaks: {leased:g} are leased"
         assert state.used <= state.capacity + 1e-6, f"{state!r} is overdrawn"
         assert state.effective <= state.capacity
-        assert state.leases == sum(pool is state for s in scheduler.stations.values() for w in s.running for pool, _ in w.lease)
-    assert list(scheduler.line) == [s for s in scheduler.line if s.blocked is not None], "somebody stands in line for nobody"
+        assert state.leases == leases
+    assert all(s.blocked is not None for s in scheduler.line), "somebody stands in line for nobody"
     if scheduler.timers:
         assert scheduler.wake_at <= scheduler.timers[0][0], "a timer would be slept through"
 
@@ -56,7 +59,6 @@ def _counts(scheduler: Scheduler, station: Station) -> None:
     options = station.options
     assert len(station.queue) == len(station.waiting), f"{station!r}: the order holds {len(station.queue)}"
     assert len(station.waiting) <= options.queue.items, f"{station!r} is over its bound of items"
-    assert station.queued_bytes == sum(r.size for r in station.waiting) <= options.queue.size_bytes
     assert len(station.waiting) + station.apart <= options.queue.items, f"{station!r} is over its bound with what may come back"
     assert station.in_flight == len(station.running)
     if station.blocked is not None:
@@ -64,11 +66,13 @@ def _counts(scheduler: Scheduler, station: Station) -> None:
         assert station in scheduler.line, f"{station!r} is blocked and has no place in line"
         bounded = len(station.needs) == 1  # of two pools one is kept after the other
         assert not bounded or station.passed <= scheduler.bypass, f"{station.blocked!r} was passed {station.passed} times"
-    previous = -math.inf
+    previous, size_bytes = -math.inf, 0
     for request in station.waiting:
+        size_bytes += request.size
         assert request.state == QUEUED and request.work is None, f"{request!r} waits"
         assert request.queued >= previous, f"{request!r} is out of order in time"
         previous = request.queued
+    assert station.queued_bytes == size_bytes <= options.queue.size_bytes
     for work in station.running:
         assert not work.stopped and not work.staged
         live = 0
@@ -79,23 +83,26 @@ def _counts(scheduler: Scheduler, station: Station) -> None:
 
 
 def _slots(station: Station) -> None:
-    staged = 0
-    assert len(set(station.free)) == len(station.free), f"{station!r}: a replica is free twice"
-    for replica in station.replicas:
-        is_free = replica.index in station.free
-        assert is_free == (replica.up and replica.work is None and replica.staged is None), (
-            f"{station.name}[{replica.index}]: free={is_free} up={replica.up} {replica.work} {replica.staged}"
+    replicas, slots = station.replicas, station.slots
+    staged = servers = coming = 0
+    free = set(station.free)
+    assert len(free) == len(station.free), f"{station!r}: a replica is free twice"
+    for replica in replicas:
+        index, work, ahead, leaving = replica.index, replica.work, replica.staged, replica.leaving
+        is_free = index in free
+        assert is_free == (replica.up and work is None and ahead is None), (
+            f"{station.name}[{index}]: free={is_free} up={replica.up} {work} {ahead}"
         )
-        assert replica.work is None or replica.work in station.running
-        assert not (replica.leaving and replica.up), f"{station.name}[{replica.index}] leaves and takes work"
-        assert replica.leaving == station.host(replica.index)[0].leaving, f"{station.name}[{replica.index}] is left behind"
-        assert not replica.gone or (replica.leaving and replica.work is None and replica.staged is None)
-        if replica.staged is not None:
+        assert work is None or work in station.running
+        assert not (leaving and replica.up), f"{station.name}[{index}] leaves and takes work"
+        assert leaving == replicas[index - index % slots].leaving, f"{station.name}[{index}] is left behind"
+        assert not replica.gone or (leaving and work is None and ahead is None)
+        servers += not leaving
+        if ahead is not None:
             staged += 1
-            assert all(r.state in (STAGED, ABANDONED, ENDED) for r in replica.staged.requests)
-    assert staged == station.staged
-    assert station.servers == sum(not replica.leaving for replica in station.replicas)
-    assert station.coming == sum(r.staged is not None and r.work is None for r in station.replicas)
+            coming += work is None
+            assert all(r.state in (STAGED, ABANDONED, ENDED) for r in ahead.requests)
+    assert (staged, servers, coming) == (station.staged, station.servers, station.coming), f"{station!r} has miscounted"
     if station.batch is not None:
         for work in station.running:
             assert len(work.requests) <= station.batch.max_size, f"{work!r} is too large"
@@ -105,14 +112,18 @@ def _slots(station: Station) -> None:
 
 def _hosts(station: Station, router: Router) -> None:
     """What a route looks at is what there is."""
-    size = router.slots
-    assert router.count == sum(len(host.free) for host in router.hosts)
-    for host in router.hosts:
-        works = [work for work in station.running if work.replica // size == host.index]
-        assert host.running == len(works) <= size, f"{station.name}: {host!r} runs {len(works)}"
-        assert math.isclose(host.cost, sum(work.cost for work in works), abs_tol=1e-6), f"{station.name}: {host!r}: {works}"
-        slots = station.replicas[host.index * size : (host.index + 1) * size]
-        assert host.up == sum(replica.up for replica in slots), f"{station.name}: {host!r} has {host.up} slots up"
+    size, hosts = router.slots, router.hosts
+    assert router.count == sum([len(host.free) for host in hosts])
+    running, costs, up = [0] * len(hosts), [0.0] * len(hosts), [0] * len(hosts)
+    for work in station.running:
+        running[work.replica // size] += 1
+        costs[work.replica // size] += work.cost
+    for replica in station.replicas[: len(hosts) * size]:
+        up[replica.index // size] += replica.up
+    for n, host in enumerate(hosts):
+        assert host.running == running[n] <= size, f"{station.name}: {host!r} runs {running[n]}"
+        assert math.isclose(host.cost, costs[n], abs_tol=1e-6), f"{station.name}: {host!r} has {host.cost:g}, not {costs[n]:g}"
+        assert host.up == up[n], f"{station.name}: {host!r} has {host.up} slots up, not {up[n]}"
 
 
 def _conserves_work(scheduler: Scheduler, station: Station, now: float) -> None:

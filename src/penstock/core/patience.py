@@ -24,12 +24,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from penstock.core.hangups import HangUps
+from penstock.core.request import Request
+from penstock.errors import Overloaded
 
 _FIRST = 1e-3  # seconds: exits before this age say nothing about waiting
 _GROWTH = math.log(1.05)  # resolution of ages: 5 %
 _BINS = 283  # up to about 1000 s
 _TENANTS = 1024
-_INSTANT = 1e-3  # seconds between two who leave together
+_INSTANT = 1e-3  # seconds between two who leave together, or are refused for the same
 _MANY = 8
 _ALIKE = math.log(1.25)  # ages that one patience may show as
 
@@ -170,12 +172,39 @@ class Patience:
         return math.inf
 
 
+class Refused:
+    """The latest refusal for want of patience. Many calls that come in one moment are told the same, at half the cost."""
+
+    __slots__ = ("at", "message", "priority", "queued", "retry_after", "tenant")
+
+    def __init__(self, request: Request, queued: int, now: float, error: Overloaded) -> None:
+        self.tenant, self.priority = request.tenant, request.priority
+        self.queued = queued
+        self.at = now
+        self.message, self.retry_after = str(error), error.retry_after
+
+    def again(self, request: Request, queued: int, now: float) -> bool:
+        """Whether it holds for this request: so soon, and behind as many."""
+        return (
+            now - self.at < _INSTANT
+            and queued == self.queued
+            and request.tenant == self.tenant
+            and request.priority == self.priority
+            and request.deadline is None
+        )
+
+    def error(self) -> Overloaded:
+        """A new one: what is raised holds the frames that it passed."""
+        return Overloaded(self.message, retry_after=self.retry_after)
+
+
 class PatienceBook:
     """The patience of a service's tenants; those seen least recently are forgotten first."""
 
-    __slots__ = ("hangups", "leaving", "tenants")
+    __slots__ = ("hangups", "leaving", "refused", "tenants")
 
     def __init__(self, hangups: HangUps) -> None:
+        self.refused: Refused | None = None
         self.hangups = hangups
         self.tenants: dict[str, Patience] = {}
         self.leaving = False  # somebody has left

@@ -58,7 +58,7 @@ class Replicas:
         return ReplicasState(
             wanted=station.servers // size - (binding in self._spare),
             ready=sum(replica.up for replica in station.replicas) // size,
-            scalable=isinstance(binding.executor, Scalable),
+            scalable=issubclass(type(binding.executor), Scalable),
             change=self._changes.get(binding, ""),
             change_failed=self._failures.get(binding, ""),
         )
