@@ -74,7 +74,8 @@ def chat(
     `stretch` and `budget` are those of `ps.Slots`: how much starts may slow a step, or how many tokens one may have.
     `defaults` is how to sample where a request does not say; without it the model's own generation_config.json decides.
     `max_tokens` bounds answers for which a request names no number. `cache_bytes` keeps whole answers at temperature 0.
-    `revision` and `pickles` are those of `penstock.engines.source.locate`, `options` those of `ps.service`. Raises ConfigError for what cannot be run, here or when the model is loaded.
+    `revision` and `pickles` are those of `penstock.engines.source.locate`, `options` those of
+    `ps.service`. Raises ConfigError for what cannot be run, here or when the model is loaded.
     """
     source = locate(model, revision=revision, pickles=pickles)
     tokenizer = FolderTokenizer(source.folder)
