@@ -338,3 +338,17 @@ def test_answers_without_chance_are_kept_where_that_is_asked_for() -> None:
         assert 'penstock_cached_calls_total{service="/v1/chat/completions",how="hit"} 3' in (await http.get("/metrics")).text
 
     run(test, parrot(cache_bytes=1 << 20))
+
+
+def test_the_endpoints_are_described() -> None:
+    async def test(http: httpx.AsyncClient) -> None:
+        told = (await http.get("/openapi.json")).json()
+        assert {CHAT, "/v1/completions", "/v1/responses", EMBED, RERANK, "/v2/rerank", "/v1/score", "/tokenize"} <= set(
+            told["paths"]
+        )
+        chat = told["paths"][CHAT]["post"]
+        name = chat["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        assert "messages" in told["components"]["schemas"][name]["properties"]
+        assert "text/event-stream" in chat["responses"]["200"]["content"]
+
+    run(test)

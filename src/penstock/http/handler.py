@@ -55,7 +55,8 @@ class Handler:
         self.gate = None if app.tokens is None else Gate(app.tokens)
         self.traces: Traces | None = None  # of requests that are under way, where spans are made of them
         self.replicas = Operations(self)
-        self.paths: dict[str, Endpoint | Route[Any]] = {**self.endpoints, **routes(self)}
+        self.models = routes(self)
+        self.paths: dict[str, Endpoint | Route[Any]] = {**self.endpoints, **self.models}
         self._openapi: bytes | None = None
         self.operations = {
             "/": self._index,
@@ -167,7 +168,7 @@ class Handler:
 
     def _describe(self, request: Request) -> Response:
         if self._openapi is None:
-            self._openapi = msgspec.json.encode(describe(self.app, self.endpoints))
+            self._openapi = msgspec.json.encode(describe(self.app, self.endpoints, self.models))
         return Response(200, _JSON, self._openapi)
 
     def _index(self, request: Request) -> Response:

@@ -12,6 +12,7 @@ from penstock.runtime import App
 
 if TYPE_CHECKING:
     from penstock.http.endpoint import Endpoint
+    from penstock.http.openai.route import Route
 
 _PROBLEM = {
     "type": "object",
@@ -37,6 +38,33 @@ _ANSWERED = {
     "X-Request-Id": {"schema": {"type": "string"}, "description": "The call's id, as in the log."},
     "Server-Timing": {"schema": {"type": "string"}, "description": "queue, batch, run and stream, in milliseconds."},
 }
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_MODEL_FAULTS = {
+    "400": "The request cannot be understood, or cannot be done",
+    "401": "The API key is not known",
+    "404": "No model has this name",
+    "413": "Too large",
+    "415": "Not JSON",
+    "429": "The queue or a rate is full",
+    "500": "The model failed",
+    "503": "Overloaded or shutting down",
+    "504": "The deadline passed",
+}
 _LINES = "One item a line; an empty line is a sign of life, after 15 seconds without an item."
 _RETRY_AFTER = {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds after which it may fit."}
 _FAULTS = {
@@ -60,17 +88,21 @@ _FAULTS = {
 }
 
 
-def describe(app: App, endpoints: Mapping[str, Endpoint]) -> dict[str, Any]:
+def describe(app: App, endpoints: Mapping[str, Endpoint], routes: Mapping[str, Route[Any]]) -> dict[str, Any]:
     """The document. Types that have no schema allow anything."""
-    listed = list(endpoints.items())
+    listed, read = list(endpoints.items()), [(path, route) for path, route in routes.items() if route.shape is not None]
     kinds: list[Any] = []
     for _, endpoint in listed:
         returns = endpoint.service.signature.return_annotation
         kinds += [endpoint.schema.type, Any if returns is inspect.Parameter.empty else returns]
-    schemas, components = openapi_types(kinds)
+    schemas, components = openapi_types([*kinds, *(route.shape for _, route in read)])
     paths = {}
     for n, (path, endpoint) in enumerate(listed):
         paths[path] = _path(endpoint, schemas[2 * n], schemas[2 * n + 1], components)
+    for (path, route), schema in zip(read, schemas[len(kinds) :], strict=True):
+        paths[path] = _model_path(route, schema)
+    if read:
+        components = {**components, "Error": _ERROR}
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": app.name, "version": _version()},
@@ -110,6 +142,19 @@ def _path(endpoint: Endpoint, given: Any, answer: Any, components: dict[str, Any
             "parameters": [*_query(endpoint, given, components), *headers],
         }
     return item
+
+
+def _model_path(route: Route[Any], schema: Any) -> dict[str, Any]:
+    """An endpoint of models: its answers are what the clients of these protocols know."""
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    responses: dict[str, Any] = {status: {"description": text, "content": error} for status, text in _MODEL_FAULTS.items()}
+    answer: dict[str, Any] = {"application/json": {"schema": {}}}
+    if route.streams:
+        answer["text/event-stream"] = {"schema": {"type": "string"}}
+    responses["200"] = {"description": "The answer", "headers": _ANSWERED, "content": answer}
+    body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    summary = (type(route).__doc__ or "").partition("\n")[0]
+    return {"post": {"operationId": route.path, "summary": summary, "requestBody": body, "responses": responses}}
 
 
 def _query(endpoint: Endpoint, given: Any, components: dict[str, Any]) -> list[dict[str, Any]]:

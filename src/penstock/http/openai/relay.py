@@ -28,7 +28,7 @@ _encode = msgspec.json.Encoder().encode
 class WritingRoute(Route[Any], Generic[T]):
     """An endpoint for models that write. What is for a model elsewhere is not looked into: that server knows its own fields."""
 
-    shape: type[T]
+    streams = True
 
     def read(self, request: Request) -> tuple[ChatModel | UpstreamModel, Any]:
         data = self.checked(request)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from penstock.codec import JSON, decode_any, media_type
-from penstock.context import NO_BUDGET, Budget, Frame, frame_var
+from penstock.context import Budget, Frame, frame_var
 from penstock.core.request import Request as Group
 from penstock.errors import InvalidRequest, MethodNotAllowed, PenstockError, UnsupportedMedia
 from penstock.http.headers import budget_of, request_id, trace_line
@@ -126,7 +126,7 @@ def _budget(handler: Handler, headers: dict[bytes, bytes]) -> Budget:
     key = headers.get(b"authorization")
     if handler.gate is None and key and not budget.tenant:
         tenant = f"key-{sha256(key).hexdigest()[:12]}"
-        return NO_BUDGET if not tenant else Budget(budget.deadline, budget.priority, tenant)
+        return Budget(budget.deadline, budget.priority, tenant)
     return budget
 
 
@@ -134,7 +134,8 @@ class Route(ABC, Generic[T]):
     """One model endpoint. `shape` is what it reads."""
 
     methods = "POST, OPTIONS"
-    shape: type[T]
+    shape: type[T] | None = None
+    streams = False
 
     def __init__(self, handler: Handler, path: str, catalogue: Catalogue) -> None:
         self.handler = handler
@@ -161,7 +162,7 @@ class Route(ABC, Generic[T]):
 
     def read(self, request: Request) -> T:
         """The body. Raises InvalidRequest."""
-        found: T = decode_any(self.checked(request), JSON, self.shape)
+        found: T = decode_any(self.checked(request), JSON, self.shape or Any)
         return found
 
     def checked(self, request: Request) -> bytes:
