@@ -28,6 +28,11 @@ def _required(report):
     return report
 
 
+def pytest_collection_modifyitems(items):
+    """Whole demos first: at the end one worker would wait for the last of them."""
+    items.sort(key=lambda item: "test_demo" not in item.nodeid)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
     """Every wait has an end, also the poll for what never comes; a storm takes as long as its seeds."""
