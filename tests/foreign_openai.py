@@ -81,6 +81,7 @@ class Foreign:
         self.requests: list[tuple[str, dict[str, str], Any]] = []
         self.opened = self.open = 0
         self.left = 0  # streams whose reader went away
+        self.may_end = asyncio.Event()
         self.url = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -215,6 +216,8 @@ class Foreign:
                 )
             if model not in ("no done", "half of them"):
                 self.event(writer, b"data: [DONE]\n\n")
+        if model == "late end":
+            await self.may_end.wait()
         if model == "endless":
             while True:
                 self.event(writer, b": and more\n\n")

@@ -186,6 +186,16 @@ def test_what_the_child_has_started_ends_with_it(elsewhere: Path) -> None:
         time.sleep(0.005)
 
 
+def test_an_ordinary_end_is_no_death(elsewhere: Path, capfd: Any) -> None:
+    service = engine(elsewhere)
+
+    async def body(runtime: ps.Runtime) -> None:
+        assert await written(service, 1) == [2, 3, 4, 5, 6]
+
+    run(body, service)
+    assert "dead" not in capfd.readouterr().err
+
+
 def test_an_engine_that_does_not_start_says_why(elsewhere: Path, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="Engine core initialization failed"):
         run(lambda runtime: asyncio.sleep(0), engine(elsewhere, dtype="broken"))

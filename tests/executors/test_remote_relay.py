@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import aclosing
+from random import Random
 from typing import Any
 
 import pytest
@@ -246,6 +249,20 @@ def test_connections_are_kept_after_streams_too_and_one_that_goes_on_after_its_e
     with_server(test)
 
 
+def test_a_stream_is_complete_before_its_answer_and_the_connection_is_kept_all_the_same() -> None:
+    async def test(service: Any, server: Foreign, runtime: ps.Runtime) -> None:
+        assert words(await asked(service, "late end")) == "0 1 2 "
+        found = runtime.bindings[service].executor
+        assert isinstance(found, RemoteExecutor)
+        (connection,) = found.servers[0].connections
+        assert not found.servers[0].idle
+        server.may_end.set()
+        await until(lambda: found.servers[0].idle == [connection])
+        assert words(await asked(service, "tiny")) == "0 1 2 " and server.opened == 1
+
+    with_server(test)
+
+
 def test_who_leaves_closes_the_connection_and_one_who_does_not_read_holds_the_server_up() -> None:
     async def test(service: Any, server: Foreign, runtime: ps.Runtime) -> None:
         stream = service(CHAT, {"model": "hang", "stream": True}).__aiter__()
@@ -333,3 +350,49 @@ def test_declarations_that_cannot_be() -> None:
     for target in (lonely, unary):
         with pytest.raises(ConfigError, match="relay"):
             asyncio.run(main(target))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_storm_of_streams_loses_no_event_and_ends_none_in_silence(seed: int) -> None:
+    """Servers that do all of the above, callers that leave at any moment; what is whole is whole, the rest is an error."""
+    random = Random(seed)
+    bad = ("reset", "half", "silent", "garbage", "no HTTP", "error inside", "broken", "limited", "no stream", "endless", "hang")
+    ends: Counter[str] = Counter()
+
+    async def one(service: Any, number: int) -> None:
+        model = random.choice(("tiny", "slow", "no done", random.choice(bad)))
+        count, leaves = random.randrange(1, 40), random.choice((10**9, random.randrange(40)))
+        got = ""
+        try:
+            async with aclosing(service(CHAT, {"model": model, "stream": True, "max_tokens": count}).__aiter__()) as events:
+                async for event in events:
+                    got += words([event])
+                    if random.random() < 0.05:
+                        await asyncio.sleep(0.001)  # a slow reader
+                    if len(got.split()) >= min(leaves, count if model == "hang" else 10**9):
+                        ends["left"] += 1
+                        break
+                else:
+                    assert model in ("tiny", "slow", "no done", "endless") and len(got.split()) == count, (model, got)
+                    ends["whole"] += 1
+        except PenstockError:
+            assert model in bad
+            ends["failed"] += 1
+        assert got.split() == [str(n) for n in range(len(got.split()))], got
+
+    async def main() -> None:
+        async with foreign() as a, foreign() as b:
+            service = relaying(
+                [a.url, b.url], {"buffer": 3}, connections=3, breaker=ps.policy.Breaker(failures=1000, share=0.0)
+            )
+            async with ps.Runtime(service, grace=0.0) as runtime:
+                async with asyncio.TaskGroup() as group:
+                    for number in range(120):
+                        group.create_task(one(service, number))
+                check(runtime.scheduler, runtime.clock())
+                await until(lambda: not runtime.busy())
+                idle(runtime.scheduler)
+            assert sum(ends.values()) == 120 and min(ends["whole"], ends["failed"], ends["left"]) > 5, ends
+            await until(lambda: a.open == b.open == 0)
+
+    go(main)

@@ -10,11 +10,11 @@ died answers nothing ever again, so this process ends, by which every request he
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
@@ -52,6 +52,8 @@ class Engine:
         self.engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **options))
         self.vocabulary: int = self.engine.model_config.get_vocab_size()
         self.numbers = itertools.count()
+        self.leaving = threading.Event()
+        atexit.register(self.leaving.set)  # before vLLM's own end, which is no death
         threading.Thread(target=self._watch, name="penstock-vllm", daemon=True).start()
 
     async def __call__(self, prompt: list[int], sampling: dict[str, Any], images: Sequence[bytes] = ()) -> AsyncIterator[Any]:
@@ -84,9 +86,9 @@ class Engine:
             raise InvalidRequest(str(error)) from None
 
     def _watch(self) -> None:
-        while not self.engine.errored:
-            time.sleep(_LOOKS)
-        leave(self.engine.dead_error)
+        while not self.leaving.wait(_LOOKS):
+            if self.engine.errored:
+                leave(self.engine.dead_error)
 
 
 def _tokens() -> Callable[[list[int]], Any]:

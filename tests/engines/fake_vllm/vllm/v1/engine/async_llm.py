@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections import deque
 
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -70,6 +71,7 @@ class AsyncLLM:
         self.output_handler = None
         self.loop = None
         self.core = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+        weakref.finalize(self, self.core.kill)  # also at the end of the process, as the real one
         threading.Thread(target=self._monitor, daemon=True).start()
 
     @classmethod
