@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,8 @@ def test_the_models_own_files_say_how_much_it_reads(tmp_path: Path) -> None:
 def test_as_a_service(tmp_path: Path, on: Any) -> None:
     made = tiny.modules(tiny.encoder(tmp_path), ("Pooling", WIDTH), ("Normalize", {}), prompts=QUERY)
     model = embed(made, name="org/tiny.v1", engine="onnx", on=on, within=60.0)
-    assert (model.name, model.embed.name, model.dimensions, model.max_tokens) == ("org/tiny.v1", "tiny.v1", 32, 48)
+    assert (model.name, model.embed.name, model.dimensions, model.max_tokens) == ("org/tiny.v1", "embed-tiny.v1", 32, 48)
+    assert model.tokenizer is not None and model.tokenizer.encode("a b") == [2, 4, 5, 3]
     alone = embedder(made, "onnx")
 
     async def main() -> None:
@@ -168,3 +170,19 @@ def test_as_a_service(tmp_path: Path, on: Any) -> None:
         assert all(found[n] is found[n + len(TEXTS)] for n in range(len(TEXTS)))  # equal texts share one vector
 
     asyncio.run(main())
+
+
+def test_what_the_files_say_can_be_said_otherwise(tmp_path: Path) -> None:
+    made = tiny.modules(tiny.encoder(tmp_path), ("Pooling", WIDTH | {"pooling_mode": ["cls", "max"]}), prompts=QUERY)
+    assert embed(made).dimensions == 64
+    model = embed(made, pooling="mean", normalize=True, prompt="query", max_tokens=20, on=ps.Thread())
+    assert (model.dimensions, model.max_tokens) == (32, 20)
+    plain, asked = embedder(made, "onnx", max_tokens=20), model.embed.body.load()
+    plain.config = replace(plain.config, pooling=("mean",))
+    expected = vectors(plain, TEXTS, "query")
+    expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    assert np.abs(vectors(asked, TEXTS) - expected).max() < 1e-5
+    with pytest.raises(ConfigError, match="has query, passage"):
+        embed(made, prompt="none")
+    with pytest.raises(ConfigError, match="one of cls, max"):
+        embed(made, pooling="none")

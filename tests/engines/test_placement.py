@@ -59,5 +59,5 @@ def test_what_is_missing_is_named(monkeypatch: Any, tmp_path: Path) -> None:
 
 
 def test_names_and_replicas() -> None:
-    assert [service_name(name) for name in ("a/B-c.d", "7b model", "x")] == ["B-c.d", "m-7b-model", "x"]
+    assert [service_name("chat", name) for name in ("a/B-c.d", "7b model")] == ["chat-B-c.d", "chat-7b-model"]
     assert [replicas_of(on) for on in (ps.Thread(), ps.Thread(3), ps.Process(Scale(1, 4)))] == [1, 3, 4]

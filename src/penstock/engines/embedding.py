@@ -17,7 +17,7 @@ import penstock as ps
 from penstock.engines.embedding_config import POOLINGS, EmbeddingConfig, read_config
 from penstock.engines.placement import Engine, batch_of, placed, replicas_of, service_name
 from penstock.engines.source import Source, locate
-from penstock.engines.texts import Reader, estimated_tokens, load_tokenizer
+from penstock.engines.texts import Reader, estimated_tokens, folder_tokenizer, load_tokenizer
 from penstock.engines.torch_model import cores
 from penstock.errors import ConfigError
 from penstock.models import Embedding, EmbeddingModel
@@ -94,19 +94,7 @@ def embed(
     in flight share one). Other options are those of `ps.service`. Raises ConfigError.
     """
     source = locate(model, revision=revision, pickles=pickles)
-    config = read_config(source, max_tokens)
-    if pooling is not None:
-        if pooling not in POOLINGS:
-            raise ConfigError(f"embed(pooling={pooling!r}): one of {', '.join(POOLINGS)}")
-        per_mode = config.dimensions // len(config.pooling) if not any(config.after) else config.dimensions
-        config = replace(config, pooling=(pooling,), dimensions=per_mode)
-    if normalize is not None:
-        layers = tuple(layer for layer in config.after if layer is not None)
-        config = replace(config, after=(*layers, None) if normalize else layers)
-    if prompt is not None:
-        if prompt and prompt not in config.prompts:
-            raise ConfigError(f"embed(prompt={prompt!r}): {source.name!r} has {', '.join(config.prompts) or 'no prompts'}")
-        config = replace(config, default_prompt=prompt)
+    config = _adjusted(source.name, read_config(source, max_tokens), pooling, normalize, prompt)
     chosen, on = placed(source, config.model, engine, on)
     if batch is None:
         batch = batch_of(functools.partial(tokens, config.max_tokens), on)
@@ -123,6 +111,26 @@ def embed(
         embed=service,
         dimensions=config.dimensions,
         max_tokens=config.max_tokens,
+        tokenizer=folder_tokenizer(config.encoder),
         shorten=config.shorten,
         prompts=config.prompts,
     )
+
+
+def _adjusted(
+    name: str, config: EmbeddingConfig, pooling: str | None, normalize: bool | None, prompt: str | None
+) -> EmbeddingConfig:
+    """With what the caller says otherwise than the model's files."""
+    if pooling is not None:
+        if pooling not in POOLINGS or any(config.after):
+            why = "its layers behind the pooling want their own" if any(config.after) else f"one of {', '.join(POOLINGS)}"
+            raise ConfigError(f"embed(pooling={pooling!r}): for {name!r}, {why}")
+        config = replace(config, pooling=(pooling,), dimensions=config.dimensions // len(config.pooling))
+    if normalize is not None:
+        layers = tuple(layer for layer in config.after if layer is not None)
+        config = replace(config, after=(*layers, None) if normalize else layers)
+    if prompt is not None:
+        if prompt and prompt not in config.prompts:
+            raise ConfigError(f"embed(prompt={prompt!r}): {name!r} has {', '.join(config.prompts) or 'no prompts'}")
+        config = replace(config, default_prompt=prompt)
+    return config

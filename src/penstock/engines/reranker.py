@@ -14,7 +14,7 @@ from typing import Any
 import penstock as ps
 from penstock.engines.placement import Engine, batch_of, placed, replicas_of, service_name
 from penstock.engines.source import locate
-from penstock.engines.texts import estimated_tokens
+from penstock.engines.texts import estimated_tokens, folder_tokenizer
 from penstock.errors import ConfigError
 from penstock.models import EmbeddingModel, Score, ScoreModel
 
@@ -77,7 +77,8 @@ def rerank(
         cache=ps.Cache(size_bytes=cache_bytes),
         **{"safe": True, **options},
     )
-    return ScoreModel(name=name or source.name, score=service, max_tokens=limit, raw=raw)
+    tokenizer = folder_tokenizer(source.folder)
+    return ScoreModel(name=name or source.name, score=service, max_tokens=limit, tokenizer=tokenizer, raw=raw)
 
 
 def _kind(name: str, config: Mapping[str, Any]) -> str:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from penstock.engines.tokenizer import FolderTokenizer
 from penstock.errors import InvalidRequest
 
 
@@ -42,6 +44,12 @@ def load_tokenizer(folder: Path, transformers: bool) -> Any:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def folder_tokenizer(folder: Path) -> FolderTokenizer | None:
+    """The same for the serving process, which counts and shows tokens; None if the folder or this process lacks one."""
+    there = (folder / "tokenizer.json").is_file() and find_spec("tokenizers") is not None
+    return FolderTokenizer(folder) if there else None
 
 
 class Reader:
