@@ -27,6 +27,8 @@ from penstock.core import (
     router,
     scheduler,
     station,
+    streams,
+    targets,
     timeouts,
 )
 from penstock.core.policy import batch, breaker, limit, retry
@@ -163,6 +165,16 @@ MUTATIONS = {
     "a host whose work stays counted": (router.Router, "stopped", "host.running -= 1", "pass"),
     "a host that is counted as down": (router.Router, "came_up", "host.up += 1", "pass"),
     "a slot of another host": (router.Router, "pick", "next(reversed(host.free))", "0"),
+    "a first item that lets nobody start": (streams, "produced", "dispatch(s, station, now)", "pass"),
+    "a pace that lets nobody start": (streams, "paced", "dispatch(s, station, now)", "pass"),
+    "a start that is under way after its first item": (
+        targets.Targets,
+        "first",
+        "self.under_way - work.cost",
+        "self.under_way",
+    ),
+    "a start that has stopped and is under way": (targets.Targets, "stopped", "self.under_way -= work.cost", "pass"),
+    "a start into a long backlog": (station.Station, "ready_at", "self.targets.full and not nested", "False"),
     "a popped request that stays": (queues.SortedQueue, "pop", "self.head += 1", "pass"),
 }
 

@@ -59,6 +59,9 @@ def _counts(scheduler: Scheduler, station: Station) -> None:
     assert station.queued_bytes == sum(r.size for r in station.waiting) <= options.queue.size_bytes
     assert len(station.waiting) + station.apart <= options.queue.items, f"{station!r} is over its bound with what may come back"
     assert station.in_flight == len(station.running)
+    if station.options.streams:
+        starts = sum(work.cost for work in station.running if work.requests[0].first is None)
+        assert math.isclose(station.targets.under_way, starts, abs_tol=1e-6), f"{station!r}: {starts:g} of starts are under way"
     if station.blocked is not None:
         assert station.blocked in station.waiting, f"{station!r} is blocked by one who has gone"
         assert station in scheduler.line, f"{station!r} is blocked and has no place in line"

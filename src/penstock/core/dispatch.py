@@ -45,6 +45,7 @@ def dispatch(s: Scheduler, station: Station, now: float, most: float = math.inf)
                 break
         else:
             requests, reason, cost = _form(s, station, now, reason)
+        station.targets.moves(len(requests), now)
         router = station.router
         replica = -1 if station.direct else station.free[-1] if router is None else router.pick(requests[0], now, s.random)
         start(s, Work(station, replica, requests, reason, cost), now)
@@ -170,6 +171,9 @@ def take(s: Scheduler, work: Work, now: float, freed: float) -> None:
     if station.needs:
         lease(s, work, now)
     work.started = now
+    if station.options.streams:
+        station.targets.started(work)
+        station.full_cost += 0.1 * (work.cost - station.full_cost) if station.full_cost else work.cost
     station.running[work] = None
     at = now + station.progress_timeout
     if at < station.check_at:
@@ -189,6 +193,8 @@ def give(s: Scheduler, work: Work, now: float) -> tuple[tuple[PoolState, float],
     work.stopped = True
     del station.running[work]
     station.in_flight -= 1
+    if station.options.streams:
+        station.targets.stopped(work, station.in_flight)
     for pool, amount in work.lease:
         pool.give(amount)
     if work.replica >= 0:

@@ -115,6 +115,7 @@ class Work:
 
     __slots__ = (
         "asked",  # the estimates behind the lease, uncorrected; set with it
+        "backlog",  # cost of the starts under way when it started, its own included; set where items are streamed
         "cost",
         "lease",
         "live",
@@ -129,6 +130,7 @@ class Work:
     )
 
     asked: tuple[float, ...]
+    backlog: float
 
     def __init__(self, station: Station, replica: int, requests: list[Request], reason: str, cost: float) -> None:
         self.station = station

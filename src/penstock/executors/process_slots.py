@@ -199,8 +199,9 @@ class ProcessSlotsExecutor(Processes):
         *,
         buffer: int,
         progress_timeout: float,
+        tpot: float | None = None,
     ) -> None:
-        steps = stepper_options(slots, buffer)
+        steps = stepper_options(slots, buffer, tpot)
         super().__init__(body, host, loop, options, threads, buffer=buffer, progress_timeout=progress_timeout, steps=steps)
         self.size = slots.size
         self.seats: dict[Any, Seat] = {}  # by work

@@ -26,6 +26,7 @@ from penstock.core.request import (
     Work,
 )
 from penstock.core.station import Station
+from penstock.core.targets import GATE
 from penstock.sim.leases import Leases
 
 MOVES = {
@@ -98,7 +99,26 @@ class Books:
                 if len(starts) == policy.burst:
                     assert now - starts[0] >= limit.interval - 1e-9, f"{station.name} starts too often"
                 starts.append(now)
+        if station.targets.time.known and not station.needs:
+            self._targets(station, work, now)
         self.leases.started(work, list(self.running), now)
+
+    def _targets(self, station: Station, work: Work, now: float) -> None:
+        """Nobody starts into a backlog that is long enough, and nobody too late while another waits who would be in time."""
+        targets, request, ttft = station.targets, work.requests[0], station.targets.ttft
+        if ttft is None or (station.direct and not request.root):
+            return
+        before = work.backlog - work.cost
+        assert before < 1e-9 or targets.time.seconds(before) <= GATE * ttft, f"{request!r} starts behind {before:g}"
+
+        def late(other: Request) -> bool:
+            first = now + targets.time.seconds(before + other.cost)
+            return other.root and first > other.submitted + ttft + 1e-9
+
+        leaving = station.patience is not None and station.patience.leaving
+        if late(request) and not leaving:
+            able = [other for other in station.waiting if other.deadline is None and not late(other)]
+            assert not able, f"{request!r} starts too late, and {able} would be in time"
 
     def produced(self, request: Request, cost: float) -> None:
         """Work was done for a request that runs, and charged."""
