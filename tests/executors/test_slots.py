@@ -137,6 +137,18 @@ def test_a_step_is_as_long_as_the_pace_allows_whatever_the_model_costs() -> None
     assert units[-1] < units[30] - 100, "more of them under way leave less for starts"
 
 
+def test_early_starts_go_before_others_in_their_order() -> None:
+    s = stepper(budget=10)
+    for slot, early in enumerate((False, False, True, True)):
+        s.join(slot, slot, 15, early)
+    order = []
+    while s.starting:
+        plan = s.plan()
+        order += [slot for slot in plan if slot in s.starting]
+        s.absorb(plan, [], 0.01)
+    assert list(dict.fromkeys(order)) == [2, 3, 0, 1]
+
+
 def test_what_add_and_step_must_not_do() -> None:
     s = stepper()
     s.join(0, "a", -1)
@@ -354,7 +366,13 @@ def test_fair_share_counts_what_a_start_costs_before_it_starts() -> None:
     cost = {"large": 900.0, "small": 100.0}
     given = dict.fromkeys(cost, 0.0)
     order = ps.FairShare(weights={"large": 1.0, "small": 3.0})
-    reader = ps.service(bodies.AsyncWords, name="reader", batch=ps.Slots(4, cost=lambda word, n: len(word), item_cost=2.0), order=order, limit=())
+    reader = ps.service(
+        bodies.AsyncWords,
+        name="reader",
+        batch=ps.Slots(4, cost=lambda word, n: len(word), item_cost=2.0),
+        order=order,
+        limit=(),
+    )
 
     async def caller(tenant: str) -> None:
         with ps.budget(tenant=tenant):

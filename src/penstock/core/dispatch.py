@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from penstock.core.commands import Retire, Stage, Start
+from penstock.core.headroom import take_first
 from penstock.core.lease import LOOK, barred, block, fits, largest, lease, released, starved
 from penstock.core.pick import group, pick
 from penstock.core.policy.batch import Batch, choose
@@ -33,13 +34,22 @@ def dispatch(s: Scheduler, station: Station, now: float, most: float = math.inf)
         if at > now:
             s.check(station, at)
             break
-        reason = "alone"
+        reason, first = "alone", None
+        if station.headroom is not None and station.headroom.scarce(station, now):
+            first = station.headroom.first(station, now)
+            if first is None:
+                s.check(station, station.headroom.until())
+                break
         if station.batch is not None:
             reason, at = released(station, now)
             if not reason:
                 s.check(station, at)
                 break
-        if station.needs:
+        if first is not None:
+            requests, cost = take_first(s, station, first, now), first.cost
+            if not requests:
+                break
+        elif station.needs:
             requests, reason, cost = _form_within(s, station, now, reason)
             if not requests:
                 break
@@ -171,6 +181,8 @@ def take(s: Scheduler, work: Work, now: float, freed: float) -> None:
     if station.needs:
         lease(s, work, now)
     work.started = now
+    if station.headroom is not None:
+        work.early = station.headroom.started(station, work.requests[0].tenant, now)
     if station.options.streams:
         station.targets.started(work)
         station.full_cost += 0.1 * (work.cost - station.full_cost) if station.full_cost else work.cost
@@ -195,6 +207,8 @@ def give(s: Scheduler, work: Work, now: float) -> tuple[tuple[PoolState, float],
     station.in_flight -= 1
     if station.options.streams:
         station.targets.stopped(work, station.in_flight)
+    if station.headroom is not None:
+        station.headroom.stopped(work.requests[0].tenant, now)
     for pool, amount in work.lease:
         pool.give(amount)
     if work.replica >= 0:

@@ -116,7 +116,7 @@ class Scheduler:
             station.retry.deposit()
         if request.latest is not None:
             self._supersede(station, request, now)
-        if station.passes(request) and self._starts_directly(station, request, now):
+        if station.passes(request, now) and self._starts_directly(station, request, now):
             return self._flush(now) if self.out or self.barring else _NOTHING
         error = overfull(station, request) or refuse(station, request, now)
         if error is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from penstock.core.estimate import ServiceTime
 from penstock.core.hangups import HangUps
+from penstock.core.headroom import headroom_of
 from penstock.core.patience import PatienceBook, Sample
 from penstock.core.policy.admit import Queue as QueueBound
 from penstock.core.policy.batch import Batch, Pricing
@@ -101,6 +102,7 @@ class Station:
         self.waiting: dict[Request, None] = {}
         self.running: dict[Work, None] = {}
         self.latest: dict[object, Request] = {}
+        self.headroom = headroom_of(options.order, options.streams, options.replicas)
         self.in_flight = 0
         self.staged = 0
         self.coming = 0  # staged behind a work that has stopped, not yet taken: their place within the limits is kept
@@ -154,11 +156,13 @@ class Station:
                     at = ready
         return at
 
-    def passes(self, request: Request) -> bool:
+    def passes(self, request: Request, now: float) -> bool:
         """Whether nobody is before this request, and its place is free: it need not queue if limits and pools allow."""
         if self.direct:
             return not self.waiting or not request.root
-        return bool(self.free) and not self.waiting and self.batch is None
+        if not self.free or self.waiting or self.batch is not None:
+            return False
+        return self.headroom is None or not self.headroom.bars(self, request, now)
 
     def gathers(self, request: Request, now: float) -> bool:
         """Whether one more queued request changes nothing yet: a batch gathers, or all replicas are provided for."""
@@ -237,6 +241,8 @@ class Station:
     def enqueue(self, request: Request, now: float) -> None:
         if not self.waiting:
             self.targets.mark = now
+        if self.headroom is not None:
+            self.headroom.came(request.tenant, now)
         self.queue.push(request, now)
         request.queued = now
         self.waiting[request] = None

@@ -68,7 +68,7 @@ class SlotsReplica(Supervisor):
             error = WorkerLost(f"{self.title} has just died")
         else:
             try:
-                self._joins.append(child.encode(slot, (item.args, dict(item.kwargs))))
+                self._joins.append(child.encode(slot, (item.args, dict(item.kwargs), work.early)))
                 self._post()
                 return
             except Exception as raised:

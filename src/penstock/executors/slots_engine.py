@@ -78,7 +78,7 @@ class Engine(ABC):
                 units = self.model.add(slot, *given.args, **given.kwargs)
                 if self.body.is_async and inspect.isawaitable(units):
                     return units
-                self.stepper.join(slot, work, units)
+                self.stepper.join(slot, work, units, work.early)
             except BaseException as error:
                 self.stepper.ends.append((work, self.contain(error)))
         elif kind == "leave":
@@ -215,7 +215,7 @@ class TaskEngine(Engine):
             units = self.heed(command)
             if units is not None:
                 try:
-                    stepper.join(command[1], command[2], await units)
+                    stepper.join(command[1], command[2], await units, command[2].early)
                 except BaseException as error:
                     stepper.ends.append((command[2], self.contain(error)))
 

@@ -24,10 +24,11 @@ _SAFE = 0.95  # of the longest step, for what cannot be foreseen
 class Seat:
     """One request in its slot."""
 
-    __slots__ = ("key", "last", "left", "room")
+    __slots__ = ("early", "key", "last", "left", "room")
 
     def __init__(self, key: Any, units: int, room: float) -> None:
         self.key = key
+        self.early = False
         self.left = units  # of its start, to be worked off
         self.room = room  # items that its reader would still let it be ahead
         self.last: Any = END  # the newest item, where only the last one is asked for
@@ -64,8 +65,8 @@ class Stepper:
 
     # Between steps
 
-    def join(self, slot: int, key: Any, units: Any) -> None:
-        """This request was added to this slot; `units` is what `add` returned."""
+    def join(self, slot: int, key: Any, units: Any, early: bool = False) -> None:
+        """This request was added to this slot; `units` is what `add` returned. An `early` start goes before others."""
         if units is None:
             units = 0
         if not isinstance(units, int) or units < 0:
@@ -76,6 +77,9 @@ class Stepper:
         seat = self.seats[slot] = Seat(key, units, self.buffer if self.stream else float("inf"))
         if units:
             self.starting[slot] = seat
+            if early:
+                seat.early = True
+                self.starting = dict(sorted(self.starting.items(), key=_late))
         else:
             self.stepping[slot] = 1
 
@@ -189,3 +193,7 @@ class Stepper:
         told = self.items, self.ends
         self.items, self.ends = [], []
         return told
+
+
+def _late(starting: tuple[int, Seat]) -> bool:
+    return not starting[1].early
