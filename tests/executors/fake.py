@@ -30,6 +30,7 @@ class Request:
 class Work:
     replica: int
     requests: Sequence[Request]
+    early: bool = False
     state: str = "new"
     results: Sequence[Any] | None = None
     items: list[Any] = field(default_factory=list)

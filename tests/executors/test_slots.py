@@ -119,6 +119,36 @@ def test_starts_are_worked_off_beside_the_others_at_the_price_that_was_learned()
     assert seconds <= 0.0155
 
 
+def test_a_step_is_as_long_as_the_pace_allows_whatever_the_model_costs() -> None:
+    s = stepper(longest=0.1, buffer=10**9)
+    for slot in range(40):
+        s.join(slot, slot, None)
+    joined, units = 40, []
+    s.join(10_000, "long", 10**9)
+    for step in range(400):
+        plan = s.plan()
+        seconds = 0.029 + 0.00032 * joined + 0.000095 * plan[10_000]
+        s.absorb(plan, [], seconds)
+        units.append(plan[10_000])
+        if step % 8 == 0:
+            s.join(joined, joined, None)
+            joined += 1
+        assert step < 20 or 0.085 < seconds <= 0.1, f"step {step} of {seconds:.3f} s"
+    assert units[-1] < units[30] - 100, "more of them under way leave less for starts"
+
+
+def test_early_starts_go_before_others_in_their_order() -> None:
+    s = stepper(budget=10)
+    for slot, early in enumerate((False, False, True, True)):
+        s.join(slot, slot, 15, early)
+    order = []
+    while s.starting:
+        plan = s.plan()
+        order += [slot for slot in plan if slot in s.starting]
+        s.absorb(plan, [], 0.01)
+    assert list(dict.fromkeys(order)) == [2, 3, 0, 1]
+
+
 def test_what_add_and_step_must_not_do() -> None:
     s = stepper()
     s.join(0, "a", -1)
@@ -331,10 +361,60 @@ def test_fair_share_pays_for_every_item() -> None:
     assert 0.42 < share < 0.58, given
 
 
+def test_fair_share_counts_what_a_start_costs_before_it_starts() -> None:
+    """Two tenants, one with inputs of 900 units and one of 100, and answers of 50 items at 2: shares of 1 to 3 in cost."""
+    cost = {"large": 900.0, "small": 100.0}
+    given = dict.fromkeys(cost, 0.0)
+    order = ps.FairShare(weights={"large": 1.0, "small": 3.0})
+    reader = ps.service(
+        bodies.AsyncWords,
+        name="reader",
+        batch=ps.Slots(4, cost=lambda word, n: len(word), item_cost=2.0),
+        order=order,
+        limit=(),
+    )
+
+    async def caller(tenant: str) -> None:
+        with ps.budget(tenant=tenant):
+            while True:
+                async for _ in reader("x" * int(cost[tenant]), 50):
+                    given[tenant] += 2.0
+                given[tenant] += cost[tenant]
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with ps.Runtime(reader, clock=loop.time, watch=False):
+            tasks = [loop.create_task(caller(tenant)) for tenant in cost for _ in range(16)]
+            await asyncio.sleep(200)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    loop = VirtualLoop()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+    assert given["small"] / sum(given.values()) == pytest.approx(0.75, rel=0.05), given
+
+
+def test_a_cost_that_is_no_number_is_the_callers_to_hear_of() -> None:
+    wrong = ps.service(bodies.AsyncWords, name="wrong", batch=ps.Slots(2, cost=lambda word, n: float("nan")))
+
+    async def main() -> None:
+        async with ps.Runtime(wrong):
+            with pytest.raises(ConfigError, match="finite number"):
+                async for _ in wrong("w", 1):
+                    pass
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     ("declare", "message"),
     [
         (lambda: ps.Slots(0), "at least 1"),
+        (lambda: ps.Slots(item_cost=-1.0), "0 or more"),
         (lambda: ps.Slots(stretch=1.0), "greater than 1"),
         (lambda: ps.Slots(slow="wait"), "pause"),  # type: ignore[arg-type]
         (lambda: ps.service(lambda x: x, name="f", batch=ps.Slots(2)), "is no class"),

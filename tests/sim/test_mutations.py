@@ -20,6 +20,7 @@ from penstock.core import (
     dispatch,
     estimate,
     fleet,
+    headroom,
     lease,
     pool,
     queues,
@@ -28,6 +29,8 @@ from penstock.core import (
     router,
     scheduler,
     station,
+    streams,
+    targets,
     timeouts,
 )
 from penstock.core.policy import batch, breaker, limit, retry
@@ -168,6 +171,21 @@ MUTATIONS = {
     "a host whose work stays counted": (router.Router, "stopped", "host.running -= 1", "pass"),
     "a host that is counted as down": (router.Router, "came_up", "host.up += 1", "pass"),
     "a slot of another host": (router.Router, "pick", "next(reversed(host.free))", "0"),
+    "a slot that is left to nobody": (dispatch, "dispatch", "station.headroom.scarce(station, now)", "False"),
+    "a slot that is taken without waiting": (headroom.Headroom, "bars", "not self.below(station, request.tenant)", "False"),
+    "a slot that is left to nobody in particular": (headroom.Headroom, "below", "<= _most(station) * weight", "<= 0"),
+    "a slot that is held for ever": (headroom.Headroom, "stopped", "self.held[tenant] -= 1", "pass"),
+    "a tenant that is active for ever": (headroom.Headroom, "several", "del self.seen[tenant]", "self.came(tenant, now)"),
+    "a first item that lets nobody start": (streams, "produced", "dispatch(s, station, now)", "pass"),
+    "a pace that lets nobody start": (streams, "paced", "dispatch(s, station, now)", "pass"),
+    "a start that is under way after its first item": (
+        targets.Targets,
+        "first",
+        "self.under_way - work.cost",
+        "self.under_way",
+    ),
+    "a start that has stopped and is under way": (targets.Targets, "stopped", "self.under_way -= work.cost", "pass"),
+    "a start into a long backlog": (station.Station, "ready_at", "self.targets.full and not nested", "False"),
     "a popped request that stays": (queues.SortedQueue, "pop", "self.head += 1", "pass"),
 }
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from itertools import takewhile
+
 from penstock.core.patience import Refused
 from penstock.core.request import Request
 from penstock.core.station import Station
+from penstock.core.targets import DOOR
 from penstock.errors import (
     DeadlineExceeded,
     DeadlineInfeasible,
@@ -62,6 +66,23 @@ def hopeless(station: Station, request: Request, now: float) -> PenstockError | 
     )
 
 
+def slow(station: Station, request: Request, now: float) -> PenstockError | None:
+    """Why the first item would come after its target, or None. Asked where others wait, or were turned away of late."""
+    targets = station.targets
+    if targets.ttft is None or not targets.time.known or not request.root or not station.in_flight:
+        return None
+    ahead = station.queue.ahead(request) if station.waiting else -1
+    if station.waiting and targets.late(next(iter(station.waiting)), now):  # such give way to those who are in time
+        ahead = min(ahead, sum(1 for _ in takewhile(lambda other: not targets.late(other, now), reversed(station.waiting))))
+    seconds = targets.expected(request, ahead, len(station.waiting), station.queued_cost)
+    if not targets.turns_away(request, seconds, now):
+        return None
+    return Overloaded(
+        f"{station.name}: the first item would come in {seconds:.3f} s, the target is {targets.ttft:g} s",
+        retry_after=seconds - DOOR * targets.ttft,
+    )
+
+
 def overfull(station: Station, request: Request) -> PenstockError | None:
     """Why this request does not fit into the queue, or None."""
     bound = station.options.queue
@@ -92,11 +113,11 @@ def refuse(station: Station, request: Request, now: float) -> PenstockError | No
     latest = None if station.patience is None else station.patience.refused
     if latest is not None and latest.again(request, queued, now) and not station.hangups.tries(request):
         return latest.error()
-    if station.roomy(request, now):
+    if _roomy(station, request, now):
         return None
     bound = station.options.queue
     seconds = station.round_seconds()
-    wait = station.starts_in(request, now)
+    wait = _starts_in(station, request, now)
     if request.deadline is not None and now + wait + seconds > request.deadline:
         return DeadlineInfeasible(
             f"{station.name}: would finish in {wait + seconds:.3f} s, the deadline is in {request.deadline - now:.3f} s",
@@ -107,7 +128,7 @@ def refuse(station: Station, request: Request, now: float) -> PenstockError | No
         return Overloaded(f"{station.name}: would wait {wait:.3f} s, the limit is {longest:g} s", retry_after=wait - longest)
     if queued + 1 <= 2 * station.round_size() or station.hangups.tries(request):
         return None
-    patience = station.patience_of(request.tenant, now)
+    patience, seconds = station.patience_of(request.tenant, now), station.answer_seconds()
     if wait + 2 * seconds > patience:
         station.turned_away = (request.tenant, now + wait + 2 * seconds)
         error = Overloaded(
@@ -122,19 +143,57 @@ def refuse(station: Station, request: Request, now: float) -> PenstockError | No
 
 def doomed(station: Station, request: Request, now: float, seconds: float) -> PenstockError | None:
     """Why starting this request now would be wasted work, or None. It is dropped only if enough other work waits."""
-    if request.deadline is not None and now + seconds > request.deadline:
+    if request.deadline is not None and station.time.known and now + seconds > request.deadline:
         return DeadlineInfeasible(
             f"{station.name}: waited {now - request.submitted:.3f} s and would finish "
             f"{now + seconds - request.deadline:.3f} s too late"
         )
+    if request.root and (late := station.targets.late(request, now)):
+        return Overloaded(
+            f"{station.name}: waited {now - request.submitted:.3f} s; its first item would come {late:.3f} s after the "
+            f"target of {station.targets.ttft:g} s",
+            retry_after=late,
+        )
+    if not station.time.known:
+        return None
     if request.root and station.patience is not None and station.patience.leaving and not station.hangups.tries(request):
         patience = station.patience_of(request.tenant, now)
+        seconds = station.answer_seconds() if station.options.streams else seconds
         if now - request.submitted + seconds > patience:
             return Overloaded(
                 f"{station.name}: waited {now - request.submitted:.3f} s; callers have been leaving after {patience:.3f} s",
                 retry_after=seconds,
             )
     return None
+
+
+def _starts_in(station: Station, request: Request, now: float) -> float:
+    """Predicted seconds until this request starts, if it were queued now."""
+    ahead = station.queue.ahead(request)
+    wait = 0.0
+    for limit in station.limits:
+        ready = limit.ready_at(station.in_flight, now)
+        if ready < math.inf:
+            wait = max(wait, ready - now + ahead * getattr(limit, "interval", 0.0))
+    servers = station.servers if station.replicas else station.in_flight
+    if servers == 0 or station.free or not station.running:
+        return wait
+    seconds = station.round_seconds()
+    residual = max(0.0, next(iter(station.running)).started + seconds - now)
+    rounds = ahead // max(1, int(station.full_items)) + station.staged
+    return max(wait, residual + rounds * seconds / servers)
+
+
+def _roomy(station: Station, request: Request, now: float) -> bool:
+    """Whether even behind all that waits, and two more rounds, this request would be in time; cheap to ask."""
+    if len(station.waiting) + station.servers < station.elastic:
+        return True
+    servers = station.servers if station.replicas else station.in_flight
+    if servers == 0 or station.rates or (station.patience is not None and station.patience.hurried(request.tenant)):
+        return False  # that takes a closer look
+    rounds = len(station.waiting) // (int(station.full_items) or 1) + station.staged
+    wait = station.round_seconds() * (3.0 + rounds / servers)
+    return wait <= station.max_wait and (request.deadline is None or now + wait <= request.deadline)
 
 
 def _later(station: Station) -> float:

@@ -119,6 +119,13 @@ class BandQueue:
             queue = self.inner()
         queue.charge(request, cost)
 
+    def heads(self, now: float) -> Iterator[tuple[Request, float]]:
+        """The same of each band, in order."""
+        if self.due:
+            self._promote(now)
+        for band in self.order:
+            yield from self.bands[band].heads(now)
+
     def ahead(self, request: Request) -> int:
         band = request.priority
         count = 0

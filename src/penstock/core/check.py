@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 from penstock.core.lease import LOOK, fits, kept, starved
 from penstock.core.pool import PoolState
@@ -61,6 +62,12 @@ def _counts(scheduler: Scheduler, station: Station) -> None:
     assert len(station.waiting) <= options.queue.items, f"{station!r} is over its bound of items"
     assert len(station.waiting) + station.apart <= options.queue.items, f"{station!r} is over its bound with what may come back"
     assert station.in_flight == len(station.running)
+    if station.options.streams:
+        if station.headroom is not None:
+            held = Counter(work.requests[0].tenant for work in station.running)
+            assert station.headroom.held == held, f"{station!r}: {held} hold its slots"
+        starts = sum(work.cost for work in station.running if work.requests[0].first is None)
+        assert math.isclose(station.targets.under_way, starts, abs_tol=1e-6), f"{station!r}: {starts:g} of starts are under way"
     if station.blocked is not None:
         assert station.blocked in station.waiting, f"{station!r} is blocked by one who has gone"
         assert station in scheduler.line, f"{station!r} is blocked and has no place in line"
@@ -132,6 +139,10 @@ def _conserves_work(scheduler: Scheduler, station: Station, now: float) -> None:
         return
     if station.ready_at(now) > now or _blocked(scheduler, station, now):
         return
+    if station.headroom is not None and station.headroom.scarce(station, now):
+        first = station.headroom.first(station, now)
+        assert first is None or (station.needs and not fits(station, (first,))), f"{first!r} may take what is free and waits"
+        return
     assert station.batch is not None, f"{station!r} idles while work waits"
     oldest = next(iter(station.waiting)).queued
     full = len(station.waiting) >= station.batch.max_size or station.queued_cost >= station.batch.max_cost
@@ -158,6 +169,8 @@ def _keeps_with_reason(scheduler: Scheduler, now: float) -> None:
     keeping = kept(scheduler, now)
     for pool, station in keeping.items():
         able = (station.direct or station.free) and station.ready_at(now) <= now
+        if station.headroom is not None and station.blocked is not None:
+            able = able and not station.headroom.bars(station, station.blocked, now)
         assert able, f"{pool!r} is kept for {station!r}, which could not start"
         assert station.blocked is not None and station.passed >= scheduler.bypass
         alone = all(keeping.get(need.pool, station) is station for need in station.needs)

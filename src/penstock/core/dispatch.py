@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from penstock.core.commands import Retire, Stage, Start
+from penstock.core.headroom import take_first
 from penstock.core.lease import LOOK, barred, block, fits, largest, lease, released, starved
 from penstock.core.pick import group, pick
 from penstock.core.policy.batch import Batch, choose
@@ -33,18 +34,28 @@ def dispatch(s: Scheduler, station: Station, now: float, most: float = math.inf)
         if at > now:
             s.check(station, at)
             break
-        reason = "alone"
+        reason, first = "alone", None
+        if station.headroom is not None and station.headroom.scarce(station, now):
+            first = station.headroom.first(station, now)
+            if first is None:
+                s.check(station, station.headroom.until())
+                break
         if station.batch is not None:
             reason, at = released(station, now)
             if not reason:
                 s.check(station, at)
                 break
-        if station.needs:
+        if first is not None:
+            requests, cost = take_first(s, station, first, now), first.cost
+            if not requests:
+                break
+        elif station.needs:
             requests, reason, cost = _form_within(s, station, now, reason)
             if not requests:
                 break
         else:
             requests, reason, cost = _form(s, station, now, reason)
+        station.targets.moves(len(requests), now)
         router = station.router
         replica = -1 if station.direct else station.free[-1] if router is None else router.pick(requests[0], now, s.random)
         start(s, Work(station, replica, requests, reason, cost), now)
@@ -170,6 +181,11 @@ def take(s: Scheduler, work: Work, now: float, freed: float) -> None:
     if station.needs:
         lease(s, work, now)
     work.started = now
+    if station.headroom is not None:
+        work.early = station.headroom.started(station, work.requests[0].tenant, now)
+    if station.options.streams:
+        station.targets.started(work)
+        station.full_cost += 0.1 * (work.cost - station.full_cost) if station.full_cost else work.cost
     station.running[work] = None
     at = now + station.progress_timeout
     if at < station.check_at:
@@ -189,6 +205,10 @@ def give(s: Scheduler, work: Work, now: float) -> tuple[tuple[PoolState, float],
     work.stopped = True
     del station.running[work]
     station.in_flight -= 1
+    if station.options.streams:
+        station.targets.stopped(work, station.in_flight)
+    if station.headroom is not None:
+        station.headroom.stopped(work.requests[0].tenant, now)
     for pool, amount in work.lease:
         pool.give(amount)
     if work.replica >= 0:

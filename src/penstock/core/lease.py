@@ -47,6 +47,8 @@ def _able(station: Station, now: float) -> bool:
     """Whether this station, which stands in line, waits for nothing but room in pools."""
     if not (station.direct or station.free) or station.ready_at(now) > now:
         return False
+    if station.headroom is not None and station.blocked is not None and station.headroom.bars(station, station.blocked, now):
+        return False
     return station.batch is None or bool(released(station, now)[0])
 
 

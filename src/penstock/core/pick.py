@@ -33,7 +33,7 @@ def pick(s: Scheduler, station: Station, now: float, count: int, lead: float) ->
     queue = station.queue
     full = min(count, station.round_size())
     seconds = lead + station.round_seconds()
-    if not station.time.known or len(station.waiting) <= full or not _may_doom(station, now + seconds):
+    if len(station.waiting) <= full or not _may_doom(station, now, seconds):
         return queue.take(count, now)
     good: list[Request] = []
     bad: list[tuple[Request, PenstockError]] = []
@@ -51,6 +51,7 @@ def pick(s: Scheduler, station: Station, now: float, count: int, lead: float) ->
             if station.blocked is not None:
                 left(s, station, request)
             s.end(request, "refused", now, error)
+        station.targets.moves(len(bad), now)
         return good
     for request, _ in bad:
         queue.charge(request, request.cost)
@@ -64,6 +65,10 @@ def _submitted(request: Request) -> float:
     return request.submitted
 
 
-def _may_doom(station: Station, done: float) -> bool:
-    """Whether anything that waits may be too late for its deadline, or for its caller, when it is done."""
-    return station.earliest < done or (station.patience is not None and station.patience.leaving)
+def _may_doom(station: Station, now: float, seconds: float) -> bool:
+    """Whether anything that waits may be too late when it is done: for its deadline, for its caller, or for a target."""
+    if station.targets.late(next(iter(station.waiting)), now):
+        return True
+    if not station.time.known:
+        return False
+    return station.earliest < now + seconds or (station.patience is not None and station.patience.leaving)

@@ -27,6 +27,7 @@ class Queue(Protocol):
     def unpop(self, request: Request) -> None: ...
     def ahead(self, request: Request) -> int: ...
     def charge(self, request: Request, cost: float) -> None: ...
+    def heads(self, now: float) -> Iterator[tuple[Request, float]]: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Request]: ...
 
@@ -92,6 +93,11 @@ class SortedQueue:
 
     def charge(self, request: Request, cost: float) -> None:
         pass
+
+    def heads(self, now: float) -> Iterator[tuple[Request, float]]:
+        """The next request; it is nobody else's turn."""
+        if self:
+            yield self.peek(now), 0.0
 
     def __len__(self) -> int:
         return len(self.items) - self.head
@@ -219,6 +225,12 @@ class TenantQueue:
         self.ledger.charge(tenant, cost)
         if len(self.tenants) > 1 and tenant in self.tenants:
             self._ranked(tenant, self.ledger.counters[tenant])
+
+    def heads(self, now: float) -> Iterator[tuple[Request, float]]:
+        """Each tenant's next request, in order, and the service that it has had more than the first one's tenant."""
+        turns = sorted([(self.ledger.counters[tenant], tenant) for tenant in self.tenants])
+        for counter, tenant in turns:
+            yield self.tenants[tenant].peek(now), (counter - turns[0][0]) * self.ledger.weight(tenant)
 
     def take(self, count: int, now: float) -> list[Request]:
         """Pop up to `count` at once; a lone tenant's come in one piece."""

@@ -115,7 +115,9 @@ class Work:
 
     __slots__ = (
         "asked",  # the estimates behind the lease, uncorrected; set with it
+        "backlog",  # cost of the starts under way when it started, its own included; set where items are streamed
         "cost",
+        "early",  # its start goes before those of tenants that hold more than their share
         "lease",
         "live",
         "reason",
@@ -129,6 +131,7 @@ class Work:
     )
 
     asked: tuple[float, ...]
+    backlog: float
 
     def __init__(self, station: Station, replica: int, requests: list[Request], reason: str, cost: float) -> None:
         self.station = station
@@ -139,6 +142,7 @@ class Work:
         self.lease: tuple[tuple[PoolState, float], ...] = ()
         self.live = len(requests)  # requests whose callers still wait
         self.started = 0.0
+        self.early = False
         self.staged = False
         self.stopped = False
         self.token: Any = None  # the executor's own handle

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from random import Random
 
-from penstock.core import replicas, timeouts
-from penstock.core.admission import hopeless, never, overfull, refuse
+from penstock.core import replicas, streams, timeouts
+from penstock.core.admission import hopeless, never, overfull, refuse, slow
 from penstock.core.commands import Command, End, Revoke, Stop
 from penstock.core.dispatch import dispatch, give, settle, start, take, vacate, wake
 from penstock.core.lease import barred, fits, learn, left, rivals, starved
@@ -107,6 +107,8 @@ class Scheduler:
             error = self._circle(station, request)
         if error is None and station.hangups.tenants:
             error = hopeless(station, request, now)
+        if error is None and (station.waiting or station.targets.pressed(now)):
+            error = slow(station, request, now)
         if error is not None:
             self.end(request, "expired" if isinstance(error, DeadlineExceeded) else "refused", now, error)
             return self._flush(now)
@@ -114,7 +116,7 @@ class Scheduler:
             station.retry.deposit()
         if request.latest is not None:
             self._supersede(station, request, now)
-        if station.passes(request) and self._starts_directly(station, request, now):
+        if station.passes(request, now) and self._starts_directly(station, request, now):
             return self._flush(now) if self.out or self.barring else _NOTHING
         error = overfull(station, request) or refuse(station, request, now)
         if error is not None:
@@ -181,14 +183,15 @@ class Scheduler:
         self.abandon(request, "cancelled", now, None)
         return self._flush(now)
 
-    def progress(self, request: Request, now: float) -> None:
+    def progress(self, request: Request, now: float) -> Sequence[Command]:
         """A stream produced items; the first marks the answer as begun."""
-        request.progress = now
-        if request.first is None:
-            request.first = now
-            station = request.station
-            if station is not None and station.patience is not None and request.root:
-                station.patience.exit(request.tenant, now - request.submitted, False, now)
+        streams.produced(self, request, now)
+        return self._flush(now) if self.out or self.barring else _NOTHING
+
+    def paced(self, station: Station, items: int, seconds: float, now: float) -> Sequence[Command]:
+        """Streams of this station gave so many items, each so long after the one before it that it is `seconds` in all."""
+        streams.paced(self, station, items, seconds, now)
+        return self._flush(now) if self.out or self.barring else _NOTHING
 
     def taken(self, work: Work, now: float) -> Sequence[Command]:
         """A worker took its staged batch: the lease is taken now."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from penstock.core.estimate import ServiceTime
 from penstock.core.hangups import HangUps
+from penstock.core.headroom import headroom_of
 from penstock.core.patience import PatienceBook, Sample
 from penstock.core.policy.admit import Queue as QueueBound
 from penstock.core.policy.batch import Batch, Pricing
@@ -23,6 +24,7 @@ from penstock.core.pool import Amount, Need, PoolState
 from penstock.core.replica import Replica
 from penstock.core.request import Request, Work
 from penstock.core.router import router_of
+from penstock.core.targets import Targets, tightest
 from penstock.errors import ConfigError
 
 
@@ -84,6 +86,10 @@ class Station:
         self.limits = tuple(limit.state() for limit in options.limits)
         self.rates = tuple(state for state in self.limits if isinstance(state, RateState))  # these hear of starts
         self.adaptive = tuple(state for state in self.limits if isinstance(state, AIMDState))  # and these of ends
+        self.targets = Targets(
+            tightest([s.policy.ttft for s in self.adaptive]), tightest([s.policy.tpot for s in self.adaptive])
+        )
+        self.paced = tuple(state for state in self.adaptive if state.policy.tpot is not None)  # and these of items
         self.replicas = [Replica(index) for index in range(options.replicas or 0)]
         self.servers = len(self.replicas)  # without those that leave
         self.scaling = options.scale.state() if options.scale is not None else None
@@ -96,6 +102,7 @@ class Station:
         self.waiting: dict[Request, None] = {}
         self.running: dict[Work, None] = {}
         self.latest: dict[object, Request] = {}
+        self.headroom = headroom_of(options.order, options.streams, options.replicas)
         self.in_flight = 0
         self.staged = 0
         self.coming = 0  # staged behind a work that has stopped, not yet taken: their place within the limits is kept
@@ -111,7 +118,7 @@ class Station:
         self.owner: Any = None  # opaque: the driver's own record
         self.time = ServiceTime()
         self.pricing = Pricing(self.batch.cost if self.batch else None)
-        self.hangups = HangUps(self.round_seconds)
+        self.hangups = HangUps(self.answer_seconds)
         self.patience = PatienceBook(self.hangups) if options.queue.patience else None
         self.max_wait = options.start_timeout if options.queue.max_wait is None else options.queue.max_wait
         self.turned_away: tuple[str, float] | None = None  # who was refused for want of patience, and when its turn was
@@ -139,6 +146,8 @@ class Station:
 
     def ready_at(self, now: float, nested: bool = False) -> float:
         """When limits allow one more start; infinity if only an end can."""
+        if self.targets.full and not nested:
+            return math.inf
         at, in_flight = now, self.in_flight + self.coming
         for limit in self.limits:
             if in_flight >= limit.n and not (nested and limit.soft):
@@ -147,11 +156,13 @@ class Station:
                     at = ready
         return at
 
-    def passes(self, request: Request) -> bool:
+    def passes(self, request: Request, now: float) -> bool:
         """Whether nobody is before this request, and its place is free: it need not queue if limits and pools allow."""
         if self.direct:
             return not self.waiting or not request.root
-        return bool(self.free) and not self.waiting and self.batch is None
+        if not self.free or self.waiting or self.batch is not None:
+            return False
+        return self.headroom is None or not self.headroom.bars(self, request, now)
 
     def gathers(self, request: Request, now: float) -> bool:
         """Whether one more queued request changes nothing yet: a batch gathers, or all replicas are provided for."""
@@ -200,34 +211,11 @@ class Station:
 
     def round_seconds(self) -> float:
         """Predicted seconds of one full start."""
-        return self.time.seconds(self.full_cost if self.batch is not None and self.full_cost else self.full_items)
+        return self.time.seconds(self.full_cost or self.full_items)
 
-    def starts_in(self, request: Request, now: float) -> float:
-        """Predicted seconds until this request starts, if it were queued now."""
-        ahead = self.queue.ahead(request)
-        wait = 0.0
-        for limit in self.limits:
-            ready = limit.ready_at(self.in_flight, now)
-            if ready < math.inf:
-                wait = max(wait, ready - now + ahead * getattr(limit, "interval", 0.0))
-        servers = self.servers if self.replicas else self.in_flight
-        if servers == 0 or self.free or not self.running:
-            return wait
-        seconds = self.round_seconds()
-        residual = max(0.0, next(iter(self.running)).started + seconds - now)
-        rounds = ahead // max(1, int(self.full_items)) + self.staged
-        return max(wait, residual + rounds * seconds / servers)
-
-    def roomy(self, request: Request, now: float) -> bool:
-        """Whether even behind all that waits, and two more rounds, this request would be in time; cheap to ask."""
-        if len(self.waiting) + self.servers < self.elastic:
-            return True
-        servers = self.servers if self.replicas else self.in_flight
-        if servers == 0 or self.rates or (self.patience is not None and self.patience.hurried(request.tenant)):
-            return False  # that takes a closer look
-        rounds = len(self.waiting) // (int(self.full_items) or 1) + self.staged
-        wait = self.round_seconds() * (3.0 + rounds / servers)
-        return wait <= self.max_wait and (request.deadline is None or now + wait <= request.deadline)
+    def answer_seconds(self) -> float:
+        """The same until its answer, or the first item of a stream: what callers wait for."""
+        return self.targets.usual if self.options.streams else self.round_seconds()
 
     def patience_of(self, tenant: str, now: float) -> float:
         if self.patience is None:
@@ -251,6 +239,10 @@ class Station:
     # What changes with a request
 
     def enqueue(self, request: Request, now: float) -> None:
+        if not self.waiting:
+            self.targets.mark = now
+        if self.headroom is not None:
+            self.headroom.came(request.tenant, now)
         self.queue.push(request, now)
         request.queued = now
         self.waiting[request] = None

@@ -148,6 +148,7 @@ class Work(Protocol):
 
     replica: int
     requests: Sequence[Any]
+    early: bool  # its start goes before those of others, where they are worked off in pieces
 
 
 @dataclass(frozen=True, slots=True)

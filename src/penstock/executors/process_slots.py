@@ -68,7 +68,7 @@ class SlotsReplica(Supervisor):
             error = WorkerLost(f"{self.title} has just died")
         else:
             try:
-                self._joins.append(child.encode(slot, (item.args, dict(item.kwargs))))
+                self._joins.append(child.encode(slot, (item.args, dict(item.kwargs), work.early)))
                 self._post()
                 return
             except Exception as raised:
@@ -199,8 +199,9 @@ class ProcessSlotsExecutor(Processes):
         *,
         buffer: int,
         progress_timeout: float,
+        tpot: float | None = None,
     ) -> None:
-        steps = None if slots is None else stepper_options(slots, buffer)
+        steps = None if slots is None else stepper_options(slots, buffer, tpot)
         super().__init__(body, host, loop, options, threads, buffer=buffer, progress_timeout=progress_timeout, steps=steps)
         self.size = options.concurrency if slots is None else slots.size
         self.seats: dict[Any, Seat] = {}  # by work

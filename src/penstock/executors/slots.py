@@ -14,7 +14,7 @@ from penstock.core.policy.slots import Slots
 from penstock.executors.base import Body, Host
 from penstock.executors.flow import Credit
 from penstock.executors.ready import all_ready
-from penstock.executors.slots_engine import Engine, TaskEngine, ThreadEngine, Told
+from penstock.executors.slots_engine import Engine, TaskEngine, ThreadEngine, Told, stepper_options
 
 
 class SlotsExecutor:
@@ -23,13 +23,22 @@ class SlotsExecutor:
     depth = 0
 
     def __init__(
-        self, body: Body, host: Host, loop: asyncio.AbstractEventLoop, slots: Slots, instances: int, *, buffer: int
+        self,
+        body: Body,
+        host: Host,
+        loop: asyncio.AbstractEventLoop,
+        slots: Slots,
+        instances: int,
+        *,
+        buffer: int,
+        tpot: float | None = None,
     ) -> None:
         self.body = body
         self.host = host
         self.loop = loop
         self.slots = slots
         self.buffer = buffer
+        self.options = stepper_options(slots, buffer, tpot)
         self.engines: list[Engine] = [self._engine(index) for index in range(instances)]
         self._credits: dict[Any, Credit] = {}
         self._inbox: deque[Told] = deque()
@@ -44,7 +53,7 @@ class SlotsExecutor:
     def _engine(self, index: int) -> Engine:
         kind = TaskEngine if self.body.is_async else ThreadEngine
         tell = self.report if self.body.is_async else self.post
-        return kind(self.body, self.loop, self.slots, self.buffer, tell, index)
+        return kind(self.body, self.loop, self.options, tell, index)
 
     def _up(self, index: int) -> None:
         for slot in range(self.slots.size):

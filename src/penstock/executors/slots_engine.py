@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from time import perf_counter
 from typing import Any
 
 from penstock.core.policy.slots import Slots
@@ -26,10 +25,11 @@ Told = tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]]
 """(work and item, for each item; work and result, for each that has ended)"""
 
 
-def stepper_options(slots: Slots, buffer: int) -> dict[str, Any]:
-    """The bookkeeping that a declaration asks for."""
+def stepper_options(slots: Slots, buffer: int, tpot: float | None = None) -> dict[str, Any]:
+    """The bookkeeping that a declaration asks for; `tpot` is how long an item may take on average."""
     drop_slow = slots.slow == "drop"
     return {
+        "longest": tpot,
         "budget": slots.budget,
         "stretch": slots.stretch,
         "buffer": buffer,
@@ -42,14 +42,19 @@ class Engine(ABC):
     """One model, its slots, and the loop around its steps."""
 
     def __init__(
-        self, body: Body, loop: asyncio.AbstractEventLoop, slots: Slots, buffer: int, post: Callable[[Told], None], index: int
+        self,
+        body: Body,
+        loop: asyncio.AbstractEventLoop,
+        options: dict[str, Any],
+        post: Callable[[Told], None],
+        index: int,
     ) -> None:
         self.body = body
         self.name = body.name
         self.loop = loop
         self.post = post
         self.index = index
-        self.stepper = Stepper(self.name, **stepper_options(slots, buffer))
+        self.stepper = Stepper(self.name, **options)
         self.ended: asyncio.Future[None] = loop.create_future()
         self.model: Any = None
         self.stopping = False
@@ -73,7 +78,7 @@ class Engine(ABC):
                 units = self.model.add(slot, *given.args, **given.kwargs)
                 if self.body.is_async and inspect.isawaitable(units):
                     return units
-                self.stepper.join(slot, work, units)
+                self.stepper.join(slot, work, units, work.early)
             except BaseException as error:
                 self.stepper.ends.append((work, self.contain(error)))
         elif kind == "leave":
@@ -210,16 +215,16 @@ class TaskEngine(Engine):
             units = self.heed(command)
             if units is not None:
                 try:
-                    stepper.join(command[1], command[2], await units)
+                    stepper.join(command[1], command[2], await units, command[2].early)
                 except BaseException as error:
                     stepper.ends.append((command[2], self.contain(error)))
 
     async def _step(self) -> None:
-        plan = self.stepper.plan()
-        began = perf_counter()
+        plan, clock = self.stepper.plan(), self.loop.time
+        began = clock()
         try:
             emissions = await self.model.step(plan)
-            self.stepper.absorb(plan, emissions, perf_counter() - began)
+            self.stepper.absorb(plan, emissions, clock() - began)
         except BaseException as error:
             self.stepper.fail(plan, self.contain(error))
             if self._task is not None and self._task.cancelling():

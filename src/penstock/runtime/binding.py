@@ -12,6 +12,7 @@ from penstock.core.request import BACKOFF, ENDED, QUEUED, RUNNING, Request, Work
 from penstock.core.station import Station
 from penstock.errors import WorkerLost
 from penstock.executors.base import Executor, Inline, Place, Thread
+from penstock.runtime import items
 from penstock.runtime.call import BoundCall
 from penstock.runtime.memory import estimate
 from penstock.runtime.nested import start_nested
@@ -51,6 +52,8 @@ class Binding:
         self.sticky = options.route if isinstance(options.route, Sticky) else None
         self.keyed = self.latest is not None or self.sticky is not None
         self.batch = options.batch
+        self.slots = options.slots
+        self.item_cost = 1.0 if options.slots is None else options.slots.item_cost
         self.size = options.size
         self.within = options.within
         self.variable = station.variable
@@ -110,6 +113,8 @@ class Binding:
             request.id = runtime.next_id()
         if self.batch is not None:
             self._price(call, request)
+        elif self.slots is not None and self.slots.cost is not None:
+            request.cost = self.slots.start_cost(call.args, call.kwargs)
         if self.variable:
             request.amounts = estimate(self.service, request, call.args, call.kwargs)
         if self.keyed:
@@ -239,17 +244,7 @@ class Binding:
             runtime.settle()
 
     def emitted(self, pairs: Sequence[tuple[Work, Any]]) -> None:
-        """One step of a model with slots: an item at a time, in few operations."""
-        now = self.runtime.clock()
-        charge = self.station.charge
-        for work, item in pairs:
-            request = work.requests[0]
-            if request.state == RUNNING:
-                if request.first is None:
-                    self.scheduler.progress(request, now)
-                request.progress = now
-                charge(request, 1.0)
-                request.item.stream.put_one(item)
+        items.emitted(self, pairs)
 
     def outgrown(self, work: Work, part: range) -> None:
         self.station.outgrown(work.requests[part.start : part.stop])
@@ -262,11 +257,8 @@ class Binding:
     ) -> BoundCall:
         return start_nested(self.runtime, request, alone, name, args, kwargs, within)
 
-    def produced(self, work: Work, items: Sequence[Any]) -> None:
-        request = work.requests[0]
-        if request.state == RUNNING:
-            self.scheduler.progress(request, self.runtime.clock())
-            request.item.stream.put(items)
+    def produced(self, work: Work, items_: Sequence[Any]) -> None:
+        items.produced(self, work, items_)
 
     def replica_up(self, replica: int) -> None:
         self.runtime.apply(self.scheduler.replica_up(self.station, replica, self.runtime.clock()))

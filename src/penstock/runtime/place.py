@@ -110,12 +110,15 @@ def make_executor(binding: Binding) -> Executor:
     if isinstance(place, Process) and slots_of(service, place) is not None:
         from penstock.executors.process_slots import ProcessSlotsExecutor
 
-        limit, threads = binding.station.progress_timeout, _threads(place)
-        return ProcessSlotsExecutor(service.body, binding, loop, slots, place, threads, buffer=buffer, progress_timeout=limit)
+        limit, threads, tpot = binding.station.progress_timeout, _threads(place), binding.station.targets.tpot
+        return ProcessSlotsExecutor(
+            service.body, binding, loop, slots, place, threads, buffer=buffer, progress_timeout=limit, tpot=tpot
+        )
     if slots is not None:
         from penstock.executors.slots import SlotsExecutor
 
-        return SlotsExecutor(service.body, binding, loop, slots, replicas // slots.size, buffer=buffer)
+        tpot = binding.station.targets.tpot
+        return SlotsExecutor(service.body, binding, loop, slots, replicas // slots.size, buffer=buffer, tpot=tpot)
     if isinstance(place, Thread):
         from penstock.executors.thread import ThreadExecutor
 

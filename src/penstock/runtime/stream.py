@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.context import Frame, frame_var
 from penstock.core.request import RUNNING, Request
+from penstock.runtime.items import advanced
 
 if TYPE_CHECKING:
     from penstock.runtime.call import BoundCall
@@ -56,7 +57,7 @@ async def _pull(call: BoundCall) -> AsyncGenerator[Any, None]:
     if request.state != RUNNING:
         await call.turn()
     frame = Frame(call.budget, request, binding.runtime)
-    scheduler, clock = binding.scheduler, binding.runtime.clock
+    clock = binding.runtime.clock
     failure: BaseException | None = None
     body: AsyncGenerator[Any, None] | None = None
     runner = asyncio.current_task(binding.runtime.loop)
@@ -73,8 +74,8 @@ async def _pull(call: BoundCall) -> AsyncGenerator[Any, None]:
                 call.runner = None
                 frame_var.reset(token)
             call.items += 1
-            if request.first is None:
-                scheduler.progress(request, clock())
+            if request.first is None or binding.station.paced:
+                advanced(binding, request)
             request.progress = math.inf  # from here on the reader is what the stream waits for
             if call.error is not None:
                 break

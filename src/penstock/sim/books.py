@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from graphlib import TopologicalSorter
 from itertools import combinations
 
+from penstock.core.headroom import reserve
 from penstock.core.policy.limit import FixedState, RateState
-from penstock.core.policy.order import FairShare
+from penstock.core.policy.order import FairShare, Priority
 from penstock.core.request import (
     ABANDONED,
     BACKOFF,
@@ -26,6 +27,7 @@ from penstock.core.request import (
     Work,
 )
 from penstock.core.station import Station
+from penstock.core.targets import GATE
 from penstock.sim.leases import Leases
 
 MOVES = {
@@ -98,7 +100,43 @@ class Books:
                 if len(starts) == policy.burst:
                     assert now - starts[0] >= limit.interval - 1e-9, f"{station.name} starts too often"
                 starts.append(now)
+        if station.headroom is not None and work.requests[0].root:
+            self._reserve(station, work.requests[0].tenant)
+        if station.targets.time.known and not station.needs:
+            self._targets(station, work, now)
         self.leases.started(work, list(self.running), now)
+
+    def _reserve(self, station: Station, tenant: str) -> None:
+        """A tenant above its share leaves some slots to others who are there."""
+        order = station.options.order
+        fair = order.then if isinstance(order, Priority) else order
+        assert isinstance(fair, FairShare)
+        weight = {each: fair.weights.get(each, 1.0) for each in "abc"}
+        held = Counter(work.requests[0].tenant for work in self.running if work.station is station)
+        slots = len(station.free) + station.in_flight
+        there = {tenant, *held, *(request.tenant for request in station.waiting)}
+        above = held[tenant] * sum(weight[each] for each in sorted(there)) > slots * weight[tenant] + 1e-9
+        if above and len(there) > 1 and slots >= 4:
+            kept = max(1, slots // 16)
+            free = slots - held.total()  # before those that start after this one in the same transition
+            assert free >= kept, f"{station.name}: {tenant!r} holds {held} and takes the last"
+
+    def _targets(self, station: Station, work: Work, now: float) -> None:
+        """Nobody starts into a backlog that is long enough, and nobody too late while another waits who would be in time."""
+        targets, request, ttft = station.targets, work.requests[0], station.targets.ttft
+        if ttft is None or (station.direct and not request.root):
+            return
+        before = work.backlog - work.cost
+        assert before < 1e-9 or targets.time.seconds(before) <= GATE * ttft, f"{request!r} starts behind {before:g}"
+
+        def late(other: Request) -> bool:
+            first = now + targets.time.seconds(before + other.cost)
+            return other.root and first > other.submitted + ttft + 1e-9
+
+        leaving = station.patience is not None and station.patience.leaving
+        if late(request) and not leaving:
+            able = [other for other in station.waiting if other.deadline is None and not late(other)]
+            assert not able, f"{request!r} starts too late, and {able} would be in time"
 
     def produced(self, request: Request, cost: float) -> None:
         """Work was done for a request that runs, and charged."""
@@ -174,7 +212,7 @@ class Fairness:
         self.station = station
         self.weights = station.options.order.weights
         self.served: Counter[str] = Counter()
-        self.largest = 0.0
+        self.largest = self.dearest = 0.0
         self.produced: Counter[str] = Counter()  # since the tenant's last start
         self.most = self.unsettled = 0.0
         self.since: dict[tuple[str, str], float] = {}
@@ -184,6 +222,7 @@ class Fairness:
             share = request.cost / self.weights.get(request.tenant, 1.0)
             self.served[request.tenant] += share  # type: ignore[assignment]
             self.largest = max(self.largest, share)
+            self.dearest = max(self.dearest, request.cost)
             self.produced[request.tenant] = 0
 
     def produced_more(self, request: Request, cost: float) -> None:
@@ -204,5 +243,6 @@ class Fairness:
         for pair in pairs:
             difference = self.served[pair[0]] - self.served[pair[1]]
             drift = abs(difference - self.since.setdefault(pair, difference))
-            bound = 2 * (self.largest + self.most + self.unsettled)
+            early = reserve(len(self.station.replicas)) * self.dearest / min(self.weights.get(t, 1.0) for t in pair)
+            bound = 2 * (self.largest + self.most + self.unsettled + early * (self.station.headroom is not None))
             assert drift <= bound + 1e-9, f"{self.station.name}: {pair} are {drift:g} apart"

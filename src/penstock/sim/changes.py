@@ -1,4 +1,4 @@
-"""What changes under a storm: replicas that are added and retired, and memory that somebody else takes."""
+"""What changes under a storm: items of streams, replicas that are added and retired, memory that somebody else takes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from penstock.core.commands import Revoke
 from penstock.core.pool import PoolState
-from penstock.core.request import Work
+from penstock.core.request import RUNNING, Work
 
 if TYPE_CHECKING:
     from penstock.sim.storm import Storm
@@ -63,3 +63,21 @@ def relief(storm: Storm, pool: PoolState) -> None:
     """It is all free again, and comes back slowly."""
     storm.books.leases.pressed(pool, pool.capacity, storm.now)
     storm.apply(storm.scheduler.pressure(pool, pool.capacity, storm.now), f"relief {pool.name}")
+
+
+def item(storm: Storm, work: Work) -> None:
+    """A stream gives an item; now and then its reader is slow to take it."""
+    request, station, now = work.requests[0], work.station, storm.now
+    if work not in storm.books.running or request.state != RUNNING:
+        return
+    storm.seen["stream item"] += 1
+    before = request.progress
+    storm.apply(storm.scheduler.progress(request, now), f"item of {request.id}")
+    if before < now and station.paced:
+        storm.apply(storm.scheduler.paced(station, 1, now - before, now), "pace")
+    cost = 20.0 if request.tenant == "a" else 1.0
+    station.charge(request, cost)
+    storm.books.produced(request, cost)
+    if storm.random.random() < 0.3:
+        request.progress = float("inf")
+        storm.seen["slow reader"] += 1

@@ -95,7 +95,7 @@ class Storm:
 
     # What happens
 
-    do_scale, do_press, do_relief = changes.scale, changes.press, changes.relief
+    do_scale, do_press, do_relief, do_item = changes.scale, changes.press, changes.relief, changes.item
 
     def do_arrive(self, _: None) -> None:
         station = self.random.choice(self.stations)
@@ -125,18 +125,6 @@ class Storm:
     def do_finish(self, work: Work) -> None:
         if work in self.books.running:
             self.stop(work)
-
-    def do_item(self, work: Work) -> None:
-        request = work.requests[0]
-        if work in self.books.running and request.state == RUNNING:
-            self.seen["stream item"] += 1
-            self.scheduler.progress(request, self.now)
-            cost = 20.0 if request.tenant == "a" else 1.0
-            work.station.charge(request, cost)
-            self.books.produced(request, cost)
-            if self.random.random() < 0.3:
-                request.progress = float("inf")  # a slow reader
-                self.seen["slow reader"] += 1
 
     def do_fault(self, _: None) -> None:
         station = self.random.choice([s for s in self.stations if s.replicas])

@@ -111,7 +111,8 @@ def _order(random: Random) -> Order:
 def _limits(random: Random) -> tuple[Limit, ...]:
     some: list[Limit] = []
     if random.random() < 0.5:
-        some.append(AIMD(window=0.2))
+        ttft = random.choice((None, 0.05, 0.5))
+        some.append(AIMD(window=0.2, ttft=ttft, tpot=random.choice((None, 0.01, 0.1))))
     if random.random() < 0.3:
         some.append(Fixed(random.choice((1, 2, 5))))
     if random.random() < 0.2:
@@ -132,7 +133,7 @@ def request(random: Random, station: Station, number: int, now: float, stations:
         priority=random.choice((0, 0, 0, 1, 3)),
         tenant=random.choice("aaaaaaab" if number < CALM else "aabc"),
         size=random.choice((0, 1, 10, 30)),
-        cost=batch.alone(value) if batch is not None else 1.0,
+        cost=batch.alone(value) if batch is not None else float(value) if station.options.streams else 1.0,
         value=value,
         key=batch.key(value) if batch is not None and batch.key is not None else None,
         latest=random.choice(("x", "y")) if random.random() < 0.1 else None,

@@ -56,13 +56,19 @@ class FixedState:
 
 @dataclass(frozen=True, slots=True)
 class AIMD:
-    """Additive increase, multiplicative decrease on missed deadlines; the default.
+    """Additive increase, multiplicative decrease on missed targets; the default.
 
-    Every `window` seconds: if more than `tolerance` of the calls that ended missed their deadline, the limit becomes
-    `backoff` x (the most that was in flight); else, if at least half of the limit was used, limit + 1. It is open
-    until the first bad window, so a service whose callers set no deadlines is never limited by it. The rule is that
-    of Netflix's concurrency-limits with deadline misses as its only signal: on traces of LLM traffic it kept 87 % of
-    requests within their target where latency-gradient rules kept 23 to 86 %.
+    Every `window` seconds: if more than `tolerance` of the calls that ended missed their deadline, or streams took more
+    than `tpot` seconds an item on average, the limit becomes `backoff` x (the most that was in flight); else, if at
+    least half of the limit was used, limit + 1. It is open until the first bad window, so a service whose callers set no
+    deadlines is never limited by it. The rule is that of Netflix's concurrency-limits with missed targets as its only
+    signal: on traces of LLM traffic it kept 87 % of requests within their target where latency-gradient rules kept 23
+    to 86 %.
+
+    `ttft` is the target for the first item of a stream, in seconds since the call: who would be later is refused with
+    Overloaded (503), at the door or when its turn comes, and starts wait while others' take long (`core.targets`). Fewer
+    at once would make first items only later, so they do not count for the limit. With `tpot`, a model with slots takes
+    as much of starts into a step as keeps the step within it.
     """
 
     minimum: int = 1
@@ -70,19 +76,24 @@ class AIMD:
     backoff: float = 0.9
     tolerance: float = 0.1
     window: float = 1.0
+    ttft: float | None = None
+    tpot: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.minimum <= self.maximum:
             raise ConfigError(f"AIMD(minimum={self.minimum}, maximum={self.maximum}): 1 <= minimum <= maximum")
         if not 0 < self.backoff < 1 or not 0 <= self.tolerance < 1 or not self.window > 0:
             raise ConfigError("AIMD: backoff in (0, 1), tolerance in [0, 1), window > 0")
+        for name, target in (("ttft", self.ttft), ("tpot", self.tpot)):
+            if target is not None and not 0 < target < math.inf:
+                raise ConfigError(f"AIMD({name}={target!r}): a finite number of seconds, greater than 0")
 
     def state(self) -> AIMDState:
         return AIMDState(self)
 
 
 class AIMDState:
-    __slots__ = ("ends", "hard", "misses", "n", "opened", "peak", "policy", "soft")
+    __slots__ = ("ends", "hard", "items", "misses", "n", "opened", "peak", "policy", "soft", "spent")
 
     def __init__(self, policy: AIMD) -> None:
         self.policy = policy
@@ -90,29 +101,46 @@ class AIMDState:
         self.hard = False
         self.soft = True  # nested calls count but do not wait: shedding belongs to the root
         self.opened = -math.inf
-        self.ends = self.misses = self.peak = 0
+        self.ends = self.misses = self.peak = self.items = 0
+        self.spent = 0.0  # seconds between items
 
     def ready_at(self, in_flight: int, now: float) -> float:
         return now if in_flight < self.n else math.inf
 
     def ended(self, in_flight: int, missed: bool, now: float) -> None:
-        """One of `in_flight` has ended. Between two ends the number only grows, so its peaks are seen here."""
-        if in_flight > self.peak:
-            self.peak = in_flight
+        """One of `in_flight` has ended, or begun to answer: in time, or too late.
+
+        Between two ends the number only grows, so its peaks are seen here.
+        """
         self.ends += 1
         self.misses += missed
+        self._look(in_flight, now)
+
+    def paced(self, items: int, seconds: float, in_flight: int, now: float) -> None:
+        """Streams gave so many items, each so long after the one before it that together it is `seconds`."""
+        self.items += items
+        self.spent += seconds
+        self._look(in_flight, now)
+
+    def _look(self, in_flight: int, now: float) -> None:
+        if in_flight > self.peak:
+            self.peak = in_flight
         if now - self.opened >= self.policy.window:
             self._close(now)
 
     def _close(self, now: float) -> None:
         policy = self.policy
-        if self.misses > policy.tolerance * self.ends and self.opened > -math.inf:
+        missed = self.misses > policy.tolerance * self.ends
+        if policy.tpot is not None and self.spent > policy.tpot * self.items:
+            missed = True
+        if missed and self.opened > -math.inf:
             base = min(self.n, self.peak)
             self.n = min(max(float(policy.minimum), math.floor(base * policy.backoff)), policy.maximum)
         elif self.n < math.inf and 2 * self.peak >= self.n:
             self.n = min(self.n + 1, policy.maximum)
         self.opened = now
-        self.ends = self.misses = self.peak = 0
+        self.ends = self.misses = self.peak = self.items = 0
+        self.spent = 0.0
 
 
 @dataclass(frozen=True, slots=True)

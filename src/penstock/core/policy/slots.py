@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from penstock.errors import ConfigError
 
@@ -27,6 +29,10 @@ class Slots:
     pauses its slot, or with `slow="drop"` is ended with StreamOverflow. A step that raises fails all that took part in it, and
     a process that dies all in its slots.
 
+    `cost(...)`, asked with what callers pass, says in advance how many units a start will take; so shares, predictions and
+    admission reckon with a long prompt as such. An item costs `item_cost` of the same unit, charged as it is produced.
+    Without a cost a start is 1.
+
     Iteration-level scheduling is from Orca (Yu et al., OSDI 2022), starts in pieces from Sarathi-Serve (Agrawal et
     al., OSDI 2024).
     """
@@ -36,6 +42,8 @@ class Slots:
     stretch: float = 1.5
     stream: bool = True
     slow: Literal["pause", "drop"] = "pause"
+    cost: Callable[..., float] | None = None
+    item_cost: float = 1.0
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -46,3 +54,14 @@ class Slots:
             raise ConfigError(f"Slots(stretch={self.stretch:g}): greater than 1, or nothing could ever start beside others")
         if self.slow not in ("pause", "drop"):
             raise ConfigError(f'Slots(slow={self.slow!r}): "pause" or "drop"')
+        if not 0 <= self.item_cost < math.inf:
+            raise ConfigError(f"Slots(item_cost={self.item_cost:g}): a finite number, 0 or more")
+
+    def start_cost(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+        """The units that the start of such a call will take. Raises ConfigError for what is no cost."""
+        if self.cost is None:
+            return 1.0
+        cost = self.cost(*args, **kwargs)
+        if not isinstance(cost, int | float) or not 0 <= cost < math.inf:
+            raise ConfigError(f"Slots(cost=...) gave {cost!r}; give a finite number, 0 or more")
+        return float(cost)

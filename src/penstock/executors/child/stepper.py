@@ -11,21 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 from .end import END
 from .outcome import BAD, OVERFLOW, Verdict
+from .steptime import StepTime
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 FIRST = 64  # units of a start in one step, while nothing is known of their price
 ALONE = 2048  # where no other slot would be held up
+_SAFE = 0.95  # of the longest step, for what cannot be foreseen
 
 
 class Seat:
     """One request in its slot."""
 
-    __slots__ = ("key", "last", "left", "room")
+    __slots__ = ("early", "key", "last", "left", "room")
 
     def __init__(self, key: Any, units: int, room: float) -> None:
         self.key = key
+        self.early = False
         self.left = units  # of its start, to be worked off
         self.room = room  # items that its reader would still let it be ahead
         self.last: Any = END  # the newest item, where only the last one is asked for
@@ -34,10 +37,21 @@ class Seat:
 class Stepper:
     """The slots of one model. `items`, `ends` and `drops` are what the steps so far have left to be carried out."""
 
-    def __init__(self, name: str, *, budget: int | None, stretch: float, buffer: int, stream: bool, drop_slow: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        budget: int | None,
+        stretch: float,
+        buffer: int,
+        stream: bool,
+        drop_slow: bool,
+        longest: float | None = None,
+    ) -> None:
         self.name = name
         self.budget = budget
         self.stretch = stretch
+        self.longest = longest  # seconds that a step may take for the sake of starts
         self.buffer = buffer
         self.stream = stream
         self.drop_slow = drop_slow
@@ -47,13 +61,12 @@ class Stepper:
         self.items: list[tuple[Any, Any]] = []
         self.ends: list[tuple[Any, Any]] = []
         self.drops: list[int] = []
-        self.base = 0.0  # mean seconds of a step without starts
-        self.price = 0.0  # mean seconds that one unit of a start adds
+        self.time = StepTime()
 
     # Between steps
 
-    def join(self, slot: int, key: Any, units: Any) -> None:
-        """This request was added to this slot; `units` is what `add` returned."""
+    def join(self, slot: int, key: Any, units: Any, early: bool = False) -> None:
+        """This request was added to this slot; `units` is what `add` returned. An `early` start goes before others."""
         if units is None:
             units = 0
         if not isinstance(units, int) or units < 0:
@@ -64,6 +77,9 @@ class Stepper:
         seat = self.seats[slot] = Seat(key, units, self.buffer if self.stream else float("inf"))
         if units:
             self.starting[slot] = seat
+            if early:
+                seat.early = True
+                self.starting = dict(sorted(self.starting.items(), key=_late))
         else:
             self.stepping[slot] = 1
 
@@ -102,13 +118,13 @@ class Stepper:
 
     def _room(self) -> int:
         """How many units of starts the next step can take; at least one, or they would starve."""
-        if self.budget is not None:
-            return max(1, self.budget - len(self.stepping))
-        if not self.stepping:
-            return ALONE
-        if not self.price or not self.base:
-            return FIRST
-        return max(1, int((self.stretch - 1.0) * self.base / self.price))
+        most = ALONE if self.budget is None else max(1, self.budget - len(self.stepping))
+        if not self.stepping or (self.budget is not None and self.longest is None):
+            return most
+        if not self.time.price or not self.time.base:
+            return min(most, FIRST if self.time.last[0] != FIRST else 2 * FIRST)  # only a difference teaches a price
+        longest = self.stretch * self.time.base if self.longest is None else _SAFE * self.longest
+        return min(most, max(1, int(self.time.units(longest))))
 
     def absorb(self, plan: dict[int, int], emissions: Iterable[tuple[int, Any]], seconds: float) -> None:
         """The model made this step. Raises what a malformed emission raises, which then fails the step."""
@@ -133,22 +149,19 @@ class Stepper:
                     self._full(slot, seat)
 
     def _work_off(self, plan: dict[int, int], seconds: float) -> None:
-        if not self.starting:
-            self.base = seconds if not self.base else self.base + 0.1 * (seconds - self.base)
-            return
         started = 0
-        for slot, seat in list(self.starting.items()):
-            units = plan.get(slot)
-            if units is None:
-                break
-            started += units
-            seat.left -= units
-            if seat.left <= 0:
-                del self.starting[slot]
-                if seat.room > 0:
-                    self.stepping[slot] = 1
-        price = max(seconds - (self.base if len(plan) > 1 else 0.0), 0.0) / max(started, 1)
-        self.price = price if not self.price else self.price + 0.1 * (price - self.price)
+        if self.starting:
+            for slot, seat in list(self.starting.items()):
+                units = plan.get(slot)
+                if units is None:
+                    break
+                started += units
+                seat.left -= units
+                if seat.left <= 0:
+                    del self.starting[slot]
+                    if seat.room > 0:
+                        self.stepping[slot] = 1
+        self.time.add(started, seconds)
 
     def _full(self, slot: int, seat: Seat) -> None:
         if self.drop_slow:
@@ -180,3 +193,7 @@ class Stepper:
         told = self.items, self.ends
         self.items, self.ends = [], []
         return told
+
+
+def _late(starting: tuple[int, Seat]) -> bool:
+    return not starting[1].early

@@ -86,14 +86,14 @@ class Stepping(Steps):
     def join(self, frame: Frame) -> None:
         slot, stepper = frame.number, self.stepper
         try:
-            args, kwargs = frame.load()
+            args, kwargs, early = frame.load()
         except BaseException as error:  # a class that this interpreter does not have
             _, kind, text, _ = failure(slot, error, f"{self.name}, reading its input,")
             stepper.ends.append((slot, Verdict(kind, text)))
             return
         self.attend(slot, 0)
         try:
-            stepper.join(slot, slot, self.wait(self.model.add(slot, *args, **kwargs)))
+            stepper.join(slot, slot, self.wait(self.model.add(slot, *args, **kwargs)), early)
         except BaseException as error:
             stepper.ends.append((slot, error))
         self.attend(-1, -1)
