@@ -10,7 +10,7 @@ from typing import Any
 from penstock import App, engines
 from penstock.cli import CommandFailed
 from penstock.errors import ConfigError
-from penstock.models import Model
+from penstock.models import EmbeddingModel, Model
 
 _NAMED = re.compile(r"([^=/:\\]+)=(.+)", re.S)
 _EXTRAS = {
@@ -35,6 +35,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     for flag, what in (("chat", "writes: /v1/chat/completions"), ("embed", "gives vectors: /v1/embeddings")):
         group.add_argument(f"--{flag}", metavar="MODEL", action="append", default=[], help=f"a model that {what}")
     group.add_argument("--rerank", metavar="MODEL", action="append", default=[], help="a model that scores pairs: /v1/rerank")
+    for flag, what in (("ttft", "to the first token of a chat"), ("tpot", "a token of a chat after the first")):
+        text = f"target in seconds {what}: what would miss it is not let in"
+        group.add_argument(f"--{flag}", metavar="SECONDS", type=float, help=text)
     group.add_argument("--chat-page", action="store_true", help="a page at /chat that talks to the chat models")
 
 
@@ -44,7 +47,8 @@ def added(options: argparse.Namespace, app: App) -> None:
         match = _NAMED.fullmatch(spec)
         name, where = match.groups() if match else (None, spec)
         try:
-            app.add_model(_model(kind, where, name))
+            targets = {"ttft": options.ttft, "tpot": options.tpot} if kind == "chat" else {}
+            app.add_model(_model(app, kind, where, name, targets))
         except ConfigError as error:
             raise CommandFailed(f"--{kind} {spec}: {error}") from error
         except ModuleNotFoundError as error:
@@ -60,7 +64,10 @@ def named(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
             yield kind, spec
 
 
-def _model(kind: str, where: str, name: str | None) -> Model:
+def _model(app: App, kind: str, where: str, name: str | None, targets: dict[str, float | None]) -> Model:
     make: Any = getattr(engines, kind)
-    made: Model = make(where, name=name)
+    known: Any = where
+    if kind == "rerank":  # an embedding model that is served too: by cosine
+        known = next((m for m in app.models if isinstance(m, EmbeddingModel) and m.name == where), where)
+    made: Model = make(known, name=name, **targets)
     return made

@@ -8,16 +8,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from penstock.errors import ConfigError
 from penstock.models import ChatModel, EmbeddingModel, ScoreModel, UpstreamModel
+from penstock.policy import AIMD
 
 __all__ = ["chat", "embed", "rerank"]
 
 
-def chat(model: Any, **options: Any) -> ChatModel | UpstreamModel:
+def chat(model: Any, *, ttft: float | None = None, tpot: float | None = None, **options: Any) -> ChatModel | UpstreamModel:
     """A model that writes: a folder, a hub's name, or a URL such as http://localhost:11434/v1.
 
-    `options` are those of `writer.chat`, or of `upstream.chat` for URLs. Raises ConfigError.
+    `ttft` and `tpot` are targets in seconds, for the time to the first token and for each one after it: requests that would
+    miss the first are refused (503), and no more run at once than keep the second (`ps.AIMD`). `options` are those
+    of `writer.chat`, or of `upstream.chat` for URLs. Raises ConfigError.
     """
+    if ttft is not None or tpot is not None:
+        if "limit" in options:
+            raise ConfigError("chat(limit=...) and targets: give limit=ps.AIMD(ttft=..., tpot=...) or the targets")
+        options["limit"] = AIMD(ttft=ttft, tpot=tpot)
     if _elsewhere(model):
         from penstock.engines import upstream
 

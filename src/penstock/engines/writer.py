@@ -24,6 +24,7 @@ from penstock.errors import ConfigError
 from penstock.models import ChatModel, Feature, Sampling
 
 FEATURES: frozenset[Feature] = frozenset(("logprobs", "seed", "penalties", "logit_bias"))
+WRITTEN = 2.0  # what a token written is charged, in tokens read: as in VTC (OSDI 2024)
 WITH_IMAGES = ("idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl")  # kinds whose images are tokens among others
 
 
@@ -48,6 +49,16 @@ class Writer:
         self._writing.drop(slot)
 
 
+def tokens_read(prompt: Sequence[int], sampling: Sampling, images: Sequence[bytes] = ()) -> float:
+    """What the start of a request costs: reading its prompt."""
+    return float(len(prompt))
+
+
+def tokens_held(prompt: Sequence[int], sampling: Sampling, images: Sequence[bytes] = ()) -> int:
+    """What a request may come to hold in the cache of keys and values."""
+    return len(prompt) + sampling["max_tokens"]
+
+
 def chat(
     model: str | os.PathLike[str],
     *,
@@ -59,6 +70,7 @@ def chat(
     on: Place | None = None,
     stretch: float = 1.5,
     budget: int | None = None,
+    kv_tokens: int | None = None,
     defaults: Sampling | None = None,
     max_tokens: int | None = None,
     cache_bytes: int = 0,
@@ -71,7 +83,9 @@ def chat(
     `context` bounds a prompt and its answer together (default: what the model was made for). `dtype` is such as
     "bfloat16" (default: float32 on a processor, on a GPU what the weights are). It runs in a child process, on `device`, such
     as "cuda:0" (default: a GPU if there is one); or where `on` says.
-    `stretch` and `budget` are those of `ps.Slots`: how much starts may slow a step, or how many tokens one may have.
+    `stretch` and `budget` are those of `ps.Slots`: how much starts may slow a step, or how many tokens one may have;
+    `kv_tokens` bounds the tokens of all prompts under way and of the answers that they may have (default: every slot has the
+    whole context).
     `defaults` is how to sample where a request does not say; without it the model's own generation_config.json decides.
     `max_tokens` bounds answers for which a request names no number. `cache_bytes` keeps whole answers at temperature 0.
     `revision` and `pickles` are those of `penstock.engines.source.locate`, `options` those of
@@ -92,10 +106,13 @@ def chat(
         pickles=pickles,
         images=images,
     )
+    if kv_tokens is not None:
+        held = ps.Pool(service_name("kv", name or source.name), max(kv_tokens, 1) * replicas_of(place))
+        options = {**options, "needs": {held: tokens_held, **(options.get("needs") or {})}}
     service = ps.service(
         writer,
         name=service_name("chat", name or source.name),
-        batch=ps.Slots(slots, stretch=stretch, budget=budget),
+        batch=ps.Slots(slots, stretch=stretch, budget=budget, cost=tokens_read, item_cost=WRITTEN),
         on=place,
         **options,
     )
