@@ -92,8 +92,7 @@ class Process:
 
     def __post_init__(self) -> None:
         _at_least_one("Process", self.replicas)
-        _at_least_one("Process(concurrency=...)", self.concurrency)
-        for name in ("threads", "recycle", "recycle_bytes"):
+        for name in ("threads", "recycle", "recycle_bytes", "concurrency"):
             value = getattr(self, name)
             _at_least_one(f"Process({name}=...)", 1 if value is None else value)
         if not self.startup_timeout > 0 or self.max_restarts < 0:
