@@ -28,12 +28,12 @@ def penstock(*arguments: str, cwd: Path, token: str = "") -> subprocess.Complete
 
 def test_made_used_and_removed(tmp_path: Path) -> None:
     (tmp_path / "hi.py").write_text(APP)
-    made = penstock("token", "add", "ada", "--tenant", "acme", "--weight", "2", "--rate", "100", cwd=tmp_path)
+    made = penstock("token", "add", "ada", "--tenant", "acme", "--weight", "2", "--rpm", "6000", "--tpm", "9000", cwd=tmp_path)
     token = made.stdout.strip()
     assert made.returncode == 0 and token.startswith("pst_"), made.stderr
     operator = penstock("token", "add", "ops", "--operator", cwd=tmp_path).stdout.strip()
     listed = penstock("token", "list", cwd=tmp_path).stdout
-    assert "tenant acme (weight 2, 100 calls/s)" in listed and "operator" in listed and token not in listed
+    assert "tenant acme (weight 2, 100 calls/s, 9000 tokens/min)" in listed and "operator" in listed and token not in listed
     with served("hi:app", "--tokens", "tokens.json", cwd=tmp_path) as (child, url):
         child.until("need a token of tokens.json")
         assert "401 Unauthorized" in penstock("call", f"{url}/hello", "name=Ada", cwd=tmp_path).stderr

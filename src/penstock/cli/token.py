@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from penstock.errors import ConfigError
 from penstock.runtime.tokens import Tenant, changed, issue, read, revoke
 
 NAME = "token"
@@ -20,6 +21,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--weight", type=float, help="the tenant's weight in fair shares (default 1)")
     add.add_argument("--rate", type=float, metavar="PER_SECOND", help="the tenant's quota of calls a second (default: none)")
     add.add_argument("--burst", type=int, help="how much of the quota may come at once (default: a second's)")
+    add.add_argument("--rpm", type=int, metavar="N", help="a quota of N calls a minute, all of which may come at once")
+    add.add_argument("--tpm", type=float, metavar="N", help="the tenant's quota of model tokens a minute, prompts and answers")
     add.add_argument("--priority", type=int, help="the most urgent priority that the tenant's calls may have (default 0)")
     add.add_argument("--operator", action="store_true", help="may read /metrics and /status, and name any tenant")
     remove = actions.add_parser("remove", help="remove a token; servers know within a second")
@@ -34,10 +37,15 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _add(options: argparse.Namespace) -> None:
+    if options.rpm is not None and (options.rate is not None or options.burst is not None):
+        raise ConfigError("--rpm is another form of --rate and --burst; give one of them")
     tenant = options.tenant or options.name
     with changed(options.file) as book:
         token = issue(book, options.name, tenant, options.operator)
         given = {"weight": options.weight, "priority": options.priority, "per_second": options.rate, "burst": options.burst}
+        given["tokens_per_minute"] = options.tpm
+        if options.rpm is not None:
+            given |= {"per_second": options.rpm / 60, "burst": options.rpm}
         for field, value in given.items():
             if value is not None:
                 setattr(book.tenants[tenant], field, value)
@@ -56,5 +64,7 @@ def _list(options: argparse.Namespace) -> None:
     for identity, token in book.tokens.items():
         tenant = book.tenants.get(token.tenant, Tenant())
         quota = "no quota" if tenant.per_second is None else f"{tenant.per_second:g} calls/s"
+        if tenant.tokens_per_minute is not None:
+            quota += f", {tenant.tokens_per_minute:g} tokens/min"
         kind = ", operator" if token.operator else ""
         print(f"{token.name:20} pst_{identity}_...  tenant {token.tenant} (weight {tenant.weight:g}, {quota}){kind}")

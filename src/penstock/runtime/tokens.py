@@ -21,6 +21,7 @@ import msgspec
 
 from penstock.core.policy.limit import Rate, RateState
 from penstock.errors import ConfigError, RateLimited
+from penstock.runtime.quota import Allowance, Bucket, allowance
 
 _PREFIX = "pst"
 _LOOK = 1.0  # seconds between looks at the file
@@ -31,19 +32,24 @@ class Tenant(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """What a tenant gets.
 
     `weight` in fair shares; `priority` is the most urgent that its calls may have; at most `per_second` calls, of which
-    `burst` at once (default: a second's).
+    `burst` at once (default: a second's), and `tokens_per_minute` of language models, prompts and answers together.
     """
 
     weight: float = 1.0
     priority: int = 0
     per_second: float | None = None
     burst: int | None = None
+    tokens_per_minute: float | None = None
 
     def rate(self) -> RateState | None:
         """The account that its calls are charged to; None if they are not counted."""
         if self.per_second is None:
             return None
         return Rate(self.per_second, burst=self.burst or max(1, int(self.per_second))).state()
+
+    def bucket(self) -> Bucket | None:
+        """The account of its tokens."""
+        return None if self.tokens_per_minute is None else Bucket(self.tokens_per_minute)
 
 
 class Token(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
@@ -69,6 +75,7 @@ class Tokens:
         self.path = Path(path)
         self.weights: dict[str, float] = {}
         self.accounts: dict[str, RateState | None] = {}
+        self.buckets: dict[str, Bucket | None] = {}
         self.book = Book()
         self._stamp = (0, 0)
         self._looked = float("-inf")
@@ -97,6 +104,33 @@ class Tokens:
             raise RateLimited(f"tenant {tenant!r} may make {rate:g} calls a second", retry_after=at - now)
         account.started(now)
 
+    def admit(self, tenant: str, prompt: int, now: float) -> None:
+        """Take the tokens of a prompt from the tenant's quota before its call is made. Raises RateLimited.
+
+        `use` the answer's when they are known, or minus the prompt's if the call was refused after all.
+        """
+        bucket = self.buckets.get(tenant)
+        if bucket is None:
+            return
+        wait = bucket.wait(prompt, now)
+        if wait > 0:
+            left = max(0, int(bucket.left(now)))
+            raise RateLimited(
+                f"tenant {tenant!r} may use {bucket.per_minute:g} tokens a minute; {left} are left, this prompt has {prompt}",
+                retry_after=wait,
+            )
+        bucket.take(prompt, now)
+
+    def use(self, tenant: str, tokens: int, now: float) -> None:
+        """So many tokens more were used; the next prompt waits for what exceeds the quota."""
+        bucket = self.buckets.get(tenant)
+        if bucket is not None:
+            bucket.take(tokens, now)
+
+    def allowance(self, tenant: str, now: float) -> Allowance:
+        """What is left of the tenant's quotas, for the headers `x-ratelimit-*`."""
+        return allowance(self.accounts.get(tenant), self.buckets.get(tenant), now)
+
     def refresh(self, now: float) -> None:
         """Read the file again if it has changed. One that cannot be read is reported, and the last one stays in force."""
         if now < self._looked + _LOOK:
@@ -117,9 +151,9 @@ class Tokens:
         self.weights.update({name: tenant.weight for name, tenant in book.tenants.items()})
         for name, tenant in book.tenants.items():
             if name not in self.accounts or old.tenants.get(name) != tenant:  # else what it has used up stays used
-                self.accounts[name] = tenant.rate()
+                self.accounts[name], self.buckets[name] = tenant.rate(), tenant.bucket()
         for name in self.accounts.keys() - book.tenants.keys():
-            del self.accounts[name]
+            del self.accounts[name], self.buckets[name]
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -157,6 +191,7 @@ def checked(name: str, tenant: Tenant) -> None:
     if not 0 < tenant.weight < float("inf"):
         raise ConfigError(f"tenant {name!r}: a weight is greater than 0, not {tenant.weight:g}")
     tenant.rate()
+    tenant.bucket()
 
 
 @contextlib.contextmanager
