@@ -26,7 +26,7 @@ def padded(items: Any) -> float:
 
 
 def stations(random: Random, scheduler: Scheduler, routes: Random) -> list[Station]:
-    """Two to four stations that use every kind of policy between them. `routes` decides about their hosts alone."""
+    """Two to four stations that use every kind of policy between them. `routes` decides about their hosts and targets."""
     shared = scheduler.pool(Pool("shared", random.choice((1, 2, 3))))
     memory = scheduler.pool(Memory("memory", size_bytes=random.choice((16, 40, 100)), device="sim"))
     scheduler.bypass = random.choice((0, 1, 3, 16))
@@ -61,7 +61,7 @@ def stations(random: Random, scheduler: Scheduler, routes: Random) -> list[Stati
                         patience=random.random() < 0.5,
                     ),
                     order=_order(random),
-                    limits=_limits(random),
+                    limits=_limits(random, routes),
                     batch=batch,
                     retry=retry,
                     needs=() if stage and random.random() < 0.7 else _needs(random, shared, memory),  # those take no stage
@@ -108,11 +108,11 @@ def _order(random: Random) -> Order:
     return random.choice((leaf, fair, fair, fair, Priority(age=0.2, then=fair), Priority(age=1.0, then=leaf), Priority()))
 
 
-def _limits(random: Random) -> tuple[Limit, ...]:
+def _limits(random: Random, targets: Random) -> tuple[Limit, ...]:
     some: list[Limit] = []
     if random.random() < 0.5:
-        ttft = random.choice((None, 0.05, 0.5))
-        some.append(AIMD(window=0.2, ttft=ttft, tpot=random.choice((None, 0.01, 0.1))))
+        ttft = targets.choice((None, 0.05, 0.5))
+        some.append(AIMD(window=0.2, ttft=ttft, tpot=targets.choice((None, 0.01, 0.1))))
     if random.random() < 0.3:
         some.append(Fixed(random.choice((1, 2, 5))))
     if random.random() < 0.2:
