@@ -81,6 +81,8 @@ def test_the_name_is_the_servers_one_unless_it_has_several() -> None:
                 await asyncio.to_thread(chat, several.url + "/elsewhere")
             model = chat(several.url, "tiny", name="mine/own")  # asks nothing, so it may be said on a loop
             assert (model.name, model.remote_name, model.relay.name) == ("mine/own", "tiny", "chat-own")
+            model = chat(f"{several.url}#other:8b")
+            assert (model.name, model.remote_name, model.relay.options.on.urls) == ("other:8b", "other:8b", (several.url,))
             assert [request[0] for request in several.requests] == ["GET /v1/models", "GET /v1/elsewhere/models"]
 
     go(main)
