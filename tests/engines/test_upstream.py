@@ -81,6 +81,8 @@ def test_the_name_is_the_servers_one_unless_it_has_several() -> None:
                 await asyncio.to_thread(chat, several.url + "/elsewhere")
             model = chat(several.url, "tiny", name="mine/own")  # asks nothing, so it may be said on a loop
             assert (model.name, model.remote_name, model.relay.name) == ("mine/own", "tiny", "chat-own")
+            model = chat(f"{several.url}#other:8b")
+            assert (model.name, model.remote_name, model.relay.options.on.urls) == ("other:8b", "other:8b", (several.url,))
             assert [request[0] for request in several.requests] == ["GET /v1/models", "GET /v1/elsewhere/models"]
 
     go(main)
@@ -132,6 +134,9 @@ def test_chats_pass_through_two_servers_of_ours(there: str) -> None:
             assert (await http.post("/v1/completions", json=body)).json()["choices"][0]["text"] == "two"
             body = {"model": "there", "input": "hi"}
             assert (await http.post("/v1/responses", json=body)).json()["output"][0]["content"][0]["text"] == "hi"
+            text = (await http.post("/v1/responses", json={**body, "stream": True})).text
+            rows = [json.loads(row[6:]) for row in text.split("\n") if row.startswith("data: ")]
+            assert rows[-1]["type"] == "response.completed" and rows[-1]["response"]["model"] == "there"
             status, rows = await said(http, model="there", stream=True, messages=[{"role": "user", "content": "break"}])
             assert status == 200 and "error" in rows[-1]
 

@@ -20,7 +20,7 @@ def chat(model: Any, *, ttft: float | None = None, tpot: float | None = None, **
 
     `ttft` and `tpot` are targets in seconds, for the time to the first token and for each one after it: requests that would
     miss the first are refused (503), and no more run at once than keep the second (`ps.AIMD`). `options` are those
-    of `writer.chat`, or of `upstream.chat` for URLs. Raises ConfigError.
+    of `writer.chat`, or of `upstream.chat` for URLs. `penstock.engines.vllm.chat` runs a model with vLLM. Raises ConfigError.
     """
     if ttft is not None or tpot is not None:
         if "limit" in options:

@@ -45,12 +45,12 @@ def chat(
     """A chat model on another server.
 
     `where` is a URL such as http://localhost:11434/v1, several that serve the same model and share the load, or a
-    `ps.Remote` of them with connections, health checks and headers of its own. `model` is what it is called there
-    (default: the one that the server lists), `name` what it is called here. `token` is sent as a bearer token. Other options
-    are those of `ps.service`; with `safe=True` a request that failed or was refused before its first token is tried on another
-    server. Raises ConfigError if the server has several models and none was chosen.
+    `ps.Remote` of them with connections, health checks and headers of its own. `model` is what it is called there (also
+    `URL#model`; default: the one that the server lists), `name` what it is called here. `token` is sent as a bearer token.
+    Other options are those of `ps.service`; with `safe=True` a request that failed or was refused before its first token is
+    tried on another server. Raises ConfigError if the server has several models and none was chosen.
     """
-    place = _place(where, token)
+    place, model = _place(where, model, token)
     found = _entry(place, model) if model is None else {"id": model}
     name = name or found.get("id") or urlsplit(place.urls[0]).netloc
     service = _relay(place, service_name("chat", name), options)
@@ -77,7 +77,7 @@ def embed(
     server says, else 8192) are told to clients. Other options are those of `ps.service`. One request has the texts of up to
     `batch` calls; how many tokens each had is estimated from their sum, by length.
     """
-    place = _place(where, token)
+    place, model = _place(where, model, token)
     found = _entry(place, model)
     if dimensions is None:
         dimensions = _dimensions(place, found["id"]) if found else 0
@@ -109,7 +109,7 @@ def rerank(
     `where`, `model`, `name` and `token` are those of `chat`, the rest as in `embed`. One request has the documents of
     one query.
     """
-    place = _place(where, token)
+    place, model = _place(where, model, token)
     found = _entry(place, model)
     called = model or found.get("id", "")
     name = name or called or urlsplit(place.urls[0]).netloc
@@ -124,10 +124,14 @@ def rerank(
     return ScoreModel(name=name, score=service, max_tokens=most, inner=(server.server,))
 
 
-def _place(where: Where, token: str | None) -> ps.Remote:
+def _place(where: Where, model: str | None, token: str | None) -> tuple[ps.Remote, str | None]:
+    """Where requests go, and the model that was named, if one was. Raises ConfigError."""
+    if isinstance(where, str):
+        where, _, named = where.partition("#")
+        model = model or named or None
     place = where if isinstance(where, ps.Remote) else ps.Remote(where, connections=CONNECTIONS)
     urls = [url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1" for url in place.urls]
-    return replace(place, urls=tuple(urls), encoding="openai", token=token or place.token)
+    return replace(place, urls=tuple(urls), encoding="openai", token=token or place.token), model
 
 
 def _relay(place: ps.Remote, name: str, options: dict[str, Any]) -> ps.Service[..., Any]:

@@ -157,4 +157,4 @@ def only_model(listing: dict[str, Any]) -> dict[str, Any]:
     if len(models) == 1:
         return models[0]
     names = ", ".join(repr(each["id"]) for each in models[:20])
-    raise ConfigError(f"the server has {f'the models {names}; say which' if models else 'no model'}: model=...")
+    raise ConfigError(f"the server has {f'the models {names}; say which' if models else 'no model'}: model=... or URL#model")

@@ -62,6 +62,9 @@ async def _whole(call: Any, name: str) -> bytes:
 
 
 def _renamed(told: dict[str, Any], name: str) -> dict[str, Any]:
+    inner = told.get("response")  # of an event of the Responses API
+    if isinstance(inner, dict):
+        return {**told, "response": _renamed(inner, name)}
     return {**told, "model": name} if "model" in told else told
 
 
