@@ -44,8 +44,9 @@ def images_of(messages: list[dict[str, Any]], seed: int) -> list[bytes]:
     return [picture(seed + n, width=40 + 30 * n) for n in range(count)]
 
 
-def test_answers_are_those_of_generate_whatever_runs_beside() -> None:
-    folder = tiny_models.idefics3()
+@pytest.mark.parametrize("made", [tiny_models.idefics3, tiny_models.smolvlm])
+def test_answers_are_those_of_generate_whatever_runs_beside(made: Any) -> None:
+    folder = made()
     engine, model = writing(folder, images=True), chat(folder)
     assert "images" in model.features
     processor = transformers.AutoProcessor.from_pretrained(folder)
@@ -64,10 +65,11 @@ def test_answers_are_those_of_generate_whatever_runs_beside() -> None:
         assert run(engine, requests, units=units) == expected
 
 
-def test_images_that_lie_in_a_plane(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("made", [tiny_models.qwen2_vl, tiny_models.qwen2_5_vl])
+def test_images_that_lie_in_a_plane(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Positions of three axes. The processor's part, expanding a place to an image's tokens, is done by hand here."""
-    folder = tiny_models.qwen2_vl()
-    plain = transformers.Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype="float64").eval()
+    folder = made()
+    plain = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype="float64").eval()
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
     prepare = transformers.Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=28 * 28 * 9, patch_size=7, merge_size=2)
     monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", lambda *_, **__: None)

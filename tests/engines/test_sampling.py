@@ -25,6 +25,7 @@ from transformers.generation.logits_process import (  # noqa: E402
 
 from penstock.engines import sampling  # noqa: E402
 from penstock.engines.sampling import Choice, choose  # noqa: E402
+from penstock.errors import ServiceError  # noqa: E402
 
 CPU = torch.device("cpu")
 torch.set_num_threads(1)
@@ -156,8 +157,11 @@ def test_logprobs_are_the_models_own() -> None:
 
 def test_what_is_no_number_is_told() -> None:
     logits = torch.tensor([[1.0, math.nan], [0.0, 1.0], [math.inf, 0.0], [-math.inf, -math.inf]])
-    assert choose(logits, [choice(2, temperature=0) for _ in range(4)]) == [None, 1, None, None]
-    assert choose(torch.tensor([[math.nan] * 2, [9.0, 0.0]]), [choice(2), choice(2, temperature=0.1)]) == [None, 0]
+    found = choose(logits, [choice(2, temperature=0) for _ in range(4)])
+    assert [type(item) for item in found] == [ServiceError, int, ServiceError, ServiceError]
+    found = choose(torch.tensor([[math.nan] * 2, [9.0, 0.0]]), [choice(2), choice(2, temperature=0.1)])
+    assert isinstance(found[0], ServiceError)
+    assert found[1] == 0
 
 
 def test_the_likeliest_are_looked_at_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,6 +221,33 @@ def test_where_memory_is_short_only_who_needs_more_fails(monkeypatch: pytest.Mon
     assert run(model, requests)[1] == expected("qwen3", (6,) * 120, 20)
 
 
+def test_a_prompt_for_which_there_is_no_memory_does_not_end_those_who_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = writing(tiny_models.qwen3())
+    forward = model.lm.forward
+
+    def short(ids: list[int], *given: Any) -> Any:
+        if len(ids) > 50:
+            raise torch.OutOfMemoryError("no")
+        return forward(ids, *given)
+
+    monkeypatch.setattr(model.lm, "forward", short)
+    left = {slot: model.add(slot, [5 + slot] * 9, {"max_tokens": 12, **GREEDY}) for slot in range(2)}
+    out: dict[int, list[Any]] = {0: [], 1: [], 2: []}
+    for slot, item in model.step(left) + model.step({0: 1, 1: 1}):
+        out[slot].append(item)
+    model.add(2, [8] * 60, {"max_tokens": 5})
+    plan = {0: 1, 1: 1, 2: 60}
+    while plan:
+        for slot, item in model.step(plan):
+            out[slot].append(item)
+            if item is END or isinstance(item, Exception):
+                del plan[slot]
+                model.drop(slot)
+    assert [type(item) for item in out[2]] == [Overloaded]
+    for slot in range(2):
+        assert out[slot][:-1] == expected("qwen3", (5 + slot,) * 9, 12)
+
+
 def test_what_is_no_number_fails_its_request_and_poisons_nobody() -> None:
     model = writing(tiny_models.qwen3())
     with torch.no_grad():

@@ -79,44 +79,64 @@ def _extended(template: str, *special: str) -> Any:
     return tokenizer
 
 
-@functools.cache
 def idefics3() -> Path:
     """Text and images: an image becomes tiles of four tokens each, in rows, and one of the whole."""
+    return _tiles("Idefics3")
+
+
+def smolvlm() -> Path:
+    """The same; its own processor would need torchvision, and the other's lays out images in the same way."""
+    return _tiles("SmolVLM")
+
+
+@functools.cache
+def _tiles(kind: str) -> Path:
     tiles = [f"<row_{row}_col_{column}>" for row in range(1, 3) for column in range(1, 3)]
     tokenizer = _extended(
         SHOWS.replace("IMAGE", "<image>"), "<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *tiles
     )
     sizes = {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 28}}
-    processor = transformers.Idefics3Processor(
-        transformers.Idefics3ImageProcessor(**sizes, do_image_splitting=True), tokenizer, image_seq_len=4,
-        chat_template=tokenizer.chat_template,
-    )  # fmt: skip
-    config = transformers.Idefics3Config(
+    prepare = transformers.Idefics3ImageProcessor(**sizes, do_image_splitting=True)
+    processor = transformers.Idefics3Processor(prepare, tokenizer, image_seq_len=4, chat_template=tokenizer.chat_template)
+    config = getattr(transformers, f"{kind}Config")(
         vision_config={"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
                        "image_size": 28, "patch_size": 7, "initializer_range": 0.3},
         text_config={"model_type": "llama", "vocab_size": len(tokenizer), **LLAMA},
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"), scale_factor=2, pad_token_id=0, tie_word_embeddings=False,
     )  # fmt: skip
-    return _saved("idefics3", transformers.Idefics3ForConditionalGeneration, config, processor)
+    return _saved(kind, getattr(transformers, f"{kind}ForConditionalGeneration"), config, processor)
 
 
-@functools.cache
 def qwen2_vl() -> Path:
     """Text and images: an image's tokens lie in a plane. Its processor needs torchvision, which may not be there."""
+    vision = {"depth": 2, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2}
+    return _plane("Qwen2VL", vision)
+
+
+def qwen2_5_vl() -> Path:
+    """The same, with windows in its vision part."""
+    vision = {"depth": 2, "hidden_size": 16, "out_hidden_size": 32, "num_heads": 2, "intermediate_size": 24, "window_size": 28,
+              "fullatt_block_indexes": [1]}  # fmt: skip
+    return _plane("Qwen2_5_VL", vision)
+
+
+def _plane(kind: str, vision: dict[str, Any]) -> Path:
+    if (ROOT / kind).exists():
+        return ROOT / kind
     tokenizer = _extended(
         SHOWS.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"),
         "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
     )  # fmt: skip
     number = tokenizer.convert_tokens_to_ids
-    config = transformers.Qwen2VLConfig(
-        vision_config={"depth": 2, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 7,
-                       "spatial_merge_size": 2, "temporal_patch_size": 2, "initializer_range": 0.3},
+    sizes = {"patch_size": 7, "spatial_merge_size": 2, "temporal_patch_size": 2, "initializer_range": 0.3}
+    config = getattr(transformers, f"{kind}Config")(
+        vision_config=vision | sizes,
         text_config={"vocab_size": len(tokenizer), **LLAMA,
                      "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}},
         image_token_id=number("<|image_pad|>"), video_token_id=number("<|video_pad|>"), tie_word_embeddings=False,
         vision_start_token_id=number("<|vision_start|>"), vision_end_token_id=number("<|vision_end|>"),
     )  # fmt: skip
-    return _saved("qwen2_vl", transformers.Qwen2VLForConditionalGeneration, config, tokenizer)
+    return _saved(kind, getattr(transformers, f"{kind}ForConditionalGeneration"), config, tokenizer)
 
 
 def _saved(name: str, kind: Any, config: Any, processor: Any) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ class ImageReader:
         try:
             self.processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
         except (ImportError, ValueError, OSError, AttributeError) as error:
-            raise ConfigError(f"{folder}: what prepares its images cannot be loaded: {error}") from error
+            hint = "" if find_spec("torchvision") else "; many need torchvision, which is not installed"
+            raise ConfigError(f"{folder}: what prepares its images cannot be loaded: {error}{hint}") from error
 
     def read(self, prompt: Sequence[int], images: Sequence[bytes]) -> Read:
         """Raises InvalidRequest for what is no image, or not as many as the prompt has places for."""

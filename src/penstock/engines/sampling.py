@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from penstock.errors import InvalidRequest
+from penstock.engines.schema import Held
+from penstock.errors import InvalidRequest, ServiceError
 from penstock.models import Token
 
 HEAD = 1024  # likeliest tokens that are looked at before all are
@@ -35,7 +36,10 @@ RANGES: dict[str, tuple[float, float]] = {
 class Choice:
     """How one request chooses, and what it has to remember for that."""
 
-    def __init__(self, asked: Mapping[str, Any], prompt: Sequence[int], vocabulary: int, device: torch.device) -> None:
+    def __init__(
+        self, asked: Mapping[str, Any], prompt: Sequence[int], vocabulary: int, device: torch.device, held: Held | None = None
+    ) -> None:
+        self.held = held
         number = {name: _number(asked, name) for name in RANGES}
         self.temperature = 1.0 if number["temperature"] is None else number["temperature"]
         self.top_p = 1.0 if number["top_p"] is None else number["top_p"]
@@ -60,7 +64,7 @@ class Choice:
     @property
     def shapes(self) -> bool:
         """Logits are changed before one is chosen."""
-        return self.written is not None or self.seen is not None or self.biases is not None
+        return not (self.written is None and self.seen is None and self.biases is None and self.held is None)
 
     def note(self, token: int) -> None:
         """This token was written."""
@@ -68,9 +72,11 @@ class Choice:
             self.written[token] += 1
         if self.seen is not None:
             self.seen[token] = True
+        if self.held is not None:
+            self.held.note(token)
 
-    def shape(self, logits: torch.Tensor) -> None:
-        """Penalties and biases, in place."""
+    def shape(self, logits: torch.Tensor) -> ServiceError | None:
+        """Penalties, biases, and what may follow at all; in place. What it returns fails the request."""
         if self.seen is not None:
             logits.copy_(
                 torch.where(self.seen, torch.where(logits > 0, logits / self.repetition, logits * self.repetition), logits)
@@ -79,6 +85,7 @@ class Choice:
             logits.sub_(self.frequency * self.written + self.presence * (self.written > 0))
         if self.biases is not None:
             logits.index_add_(0, *self.biases)
+        return self.held.narrow(logits) if self.held is not None else None
 
 
 def _number(asked: Mapping[str, Any], name: str) -> float | None:
@@ -103,26 +110,30 @@ def _biases(asked: Any, vocabulary: int, device: torch.device) -> tuple[torch.Te
     return torch.tensor(ids, device=device), torch.tensor(values, device=device).clamp_(-1e30, 1e30)
 
 
-def choose(logits: torch.Tensor, choices: Sequence[Choice]) -> list[int | Token | None]:
-    """A token for each row of logits [requests, vocabulary]; None where what the model computed is no number."""
-    logits = logits.float()
-    raw = logits
+def choose(logits: torch.Tensor, choices: Sequence[Choice]) -> list[int | Token | ServiceError]:
+    """A token for each row of logits [requests, vocabulary]; an error where there can be none."""
+    raw = logits = logits.float()
+    failed: dict[int, ServiceError] = {}
     if any(choice.shapes for choice in choices):
         raw = logits.clone() if any(choice.logprobs is not None for choice in choices) else logits
         for row, choice in enumerate(choices):
-            if choice.shapes:
-                choice.shape(logits[row])
+            if choice.shapes and (error := choice.shape(logits[row])) is not None:
+                failed[row] = error
     highest, best = logits.max(-1)
     tokens: list[int] = best.tolist()
-    sound = [math.isfinite(value) for value in highest.tolist()]
-    drawn = [row for row, choice in enumerate(choices) if choice.temperature > 0 and sound[row]]
+    for row, value in enumerate(highest.tolist()):
+        if not math.isfinite(value):
+            failed.setdefault(row, ServiceError("the model computed what is no number (NaN or infinite) for this request"))
+    drawn = [row for row, choice in enumerate(choices) if choice.temperature > 0 and row not in failed]
     if drawn:
         _draw(logits, highest, choices, drawn, tokens)
-    found: list[int | Token | None] = [token if ok else None for token, ok in zip(tokens, sound, strict=True)]
+    found: list[int | Token | ServiceError] = []
     for row, choice in enumerate(choices):
+        if row in failed:
+            found.append(failed[row])
+            continue
         choice.note(tokens[row])
-        if choice.logprobs is not None and sound[row]:
-            found[row] = _with_logprobs(raw[row], tokens[row], choice.logprobs)
+        found.append(tokens[row] if choice.logprobs is None else _with_logprobs(raw[row], tokens[row], choice.logprobs))
     return found
 
 

@@ -12,6 +12,7 @@ import functools
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from penstock.models import ChatModel, Feature, Sampling
 FEATURES: frozenset[Feature] = frozenset(("logprobs", "seed", "penalties", "logit_bias"))
 WRITTEN = 2.0  # what a token written is charged, in tokens read: as in VTC (OSDI 2024)
 WITH_IMAGES = ("idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl")  # kinds whose images are tokens among others
+PATIENCE = 600.0  # seconds without a token after which a model is taken to hang: long prompts on small processors take long
 
 
 class Writer:
@@ -82,14 +84,13 @@ def chat(
 
     `context` bounds a prompt and its answer together (default: what the model was made for). `dtype` is such as
     "bfloat16" (default: float32 on a processor, on a GPU what the weights are). It runs in a child process, on `device`, such
-    as "cuda:0" (default: a GPU if there is one); or where `on` says.
-    `stretch` and `budget` are those of `ps.Slots`: how much starts may slow a step, or how many tokens one may have;
-    `kv_tokens` bounds the tokens of all prompts under way and of the answers that they may have (default: every slot has the
-    whole context).
-    `defaults` is how to sample where a request does not say; without it the model's own generation_config.json decides.
-    `max_tokens` bounds answers for which a request names no number. `cache_bytes` keeps whole answers at temperature 0.
-    `revision` and `pickles` are those of `penstock.engines.source.locate`, `options` those of
-    `ps.service`. Raises ConfigError for what cannot be run, here or when the model is loaded.
+    as "cuda:0" (default: a GPU if there is one); or where `on` says. `stretch` and `budget` are those of `ps.Slots`: how much
+    starts may slow a step, or how many tokens one may have; `kv_tokens` bounds the tokens of all prompts under way and of the
+    answers that they may have (default: every slot has the whole context). `defaults` is how to sample where a request does
+    not say; without it the model's own generation_config.json decides. `max_tokens` bounds answers for which a request names
+    no number, `cache_bytes` keeps whole answers at temperature 0. `revision` and `pickles` are those of
+    `penstock.engines.source.locate`, `options` those of `ps.service`: admit, order, limit, within and so on
+    (`progress_timeout` is ten minutes). Raises ConfigError for what cannot be run, here or when the model is loaded.
     """
     source = locate(model, revision=revision, pickles=pickles)
     tokenizer = FolderTokenizer(source.folder)
@@ -114,7 +115,7 @@ def chat(
         name=service_name("chat", name or source.name),
         batch=ps.Slots(slots, stretch=stretch, budget=budget, cost=tokens_read, item_cost=WRITTEN),
         on=place,
-        **options,
+        **{"progress_timeout": PATIENCE, **options},
     )
     return ChatModel(
         name=name or source.name,
@@ -122,11 +123,20 @@ def chat(
         tokenizer=tokenizer,
         context=config.context,
         stops=config.stops,
-        features=FEATURES | {"images"} if images else FEATURES,
+        features=_features(images, config.stops),
         max_tokens=max_tokens,
         cache_bytes=cache_bytes,
         defaults=config.recommended if defaults is None else defaults,
     )
+
+
+def _features(images: bool, stops: frozenset[int]) -> frozenset[Feature]:
+    found = set(FEATURES)
+    if images:
+        found.add("images")
+    if stops and find_spec("llguidance") is not None:
+        found.add("json")
+    return frozenset(found)
 
 
 def _place(source: Source, on: Place | None, device: str | None) -> Place:

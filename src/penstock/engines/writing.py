@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import penstock as ps
 from penstock.engines.causal_lm import CausalLM, Shown
 from penstock.engines.images import Read
 from penstock.engines.sampling import Choice, choose
+from penstock.engines.schema import Schemas
 from penstock.engines.slot_cache import Piece
 from penstock.errors import InvalidRequest, Overloaded, ServiceError
 
@@ -58,8 +60,10 @@ class Writing:
         images: bool = False,
     ) -> None:
         self.lm = CausalLM(folder, dtype, replicas, pickles, images)
+        self.folder = folder
         self.context = context
         self.stops = stops
+        self.schemas: Schemas | None = None  # made for the first who asks: that takes a second where there are many tokens
         self.seats: dict[int, Seat] = {}
         self.rows: list[Seat | None] = []
 
@@ -73,8 +77,11 @@ class Writing:
         read = self._looked_at(ids, images) if images else None
         if read is not None:
             ids, most = read.ids, min(most, self.context - len(read.ids))
-        stops = frozenset(sampling.get("stop_ids") or ()) | (frozenset() if sampling.get("ignore_eos") else self.stops)
-        choice = Choice(sampling, ids, self.lm.vocabulary, self.lm.device)
+        schema = sampling.get("schema")
+        goes_on = sampling.get("ignore_eos") and schema is None
+        stops = frozenset(sampling.get("stop_ids") or ()) | (frozenset() if goes_on else self.stops)
+        held = None if schema is None else self._schemas().hold(schema)
+        choice = Choice(sampling, ids, self.lm.vocabulary, self.lm.device, held)
         if None not in self.rows:
             self.rows.append(None)
         row = self.rows.index(None)
@@ -92,6 +99,13 @@ class Writing:
         if len(ids) + most > self.context:
             raise InvalidRequest(f"{len(ids)} tokens and {most} to be written are more than the context, {self.context}")
         return ids, most
+
+    def _schemas(self) -> Schemas:
+        if self.schemas is None:
+            if not self.stops or find_spec("llguidance") is None:
+                raise InvalidRequest("this model cannot be held to a schema")
+            self.schemas = Schemas(self.folder, self.lm.vocabulary, self.stops)
+        return self.schemas
 
     def _looked_at(self, ids: list[int], images: Sequence[bytes]) -> Read:
         if self.lm.images is None:
@@ -126,6 +140,23 @@ class Writing:
         taking_part = self._with_room([(self.seats[slot], units) for slot, units in plan.items()], out)
         writing = self._in_first_rows([seat for seat, _ in taking_part if seat.writes])
         pieces = [(seat, Piece(seat.row, seat.known, units)) for seat, units in taking_part if not seat.writes]
+        if not taking_part:
+            return
+        try:
+            chosen, logits = self._forward(writing, pieces)
+        except torch.OutOfMemoryError as error:
+            if not writing or not pieces:
+                raise
+            short = Overloaded(f"no memory to read the prompt beside what is written: {error}")
+            out += [(seat.slot, short) for seat, _ in pieces]
+            for seat in writing:
+                seat.known -= 1
+            chosen, logits = self._forward(writing, [])
+        if chosen:
+            self._tell(chosen, choose(logits, [seat.choice for seat in chosen]), out)
+
+    def _forward(self, writing: list[Seat], pieces: list[tuple[Seat, Piece]]) -> tuple[list[Seat], torch.Tensor]:
+        """Who has a token to choose, and the logits for that."""
         ids, keep, chosen = [seat.last for seat in writing], list(range(len(writing))), list(writing)
         shown: list[Shown] = []
         for seat, piece in pieces:
@@ -135,22 +166,18 @@ class Writing:
             if piece.start + piece.count == len(seat.prompt):
                 keep.append(len(ids) - 1)
                 chosen.append(seat)
-        if not ids:
-            return
         pack = self.lm.pack([seat.known for seat in writing], [piece for _, piece in pieces])
         for seat in writing:
             seat.known += 1  # before it is so: a step that fails may have got as far
         for seat, piece in pieces:
             seat.known += piece.count
         shifts = [seat.read.shift if seat.read else 0 for seat in writing] if self.lm.images else ()
-        logits = self.lm.forward(ids, pack, None if len(keep) == len(ids) else keep, shown, shifts)
-        if chosen:
-            self._tell(chosen, choose(logits, [seat.choice for seat in chosen]), out)
+        return chosen, self.lm.forward(ids, pack, None if len(keep) == len(ids) else keep, shown, shifts)
 
     def _tell(self, seats: list[Seat], tokens: list[Any], out: Out) -> None:
         for seat, token in zip(seats, tokens, strict=True):
-            if token is None:
-                out.append((seat.slot, ServiceError("the model computed what is no number (NaN or infinite) for this request")))
+            if isinstance(token, ServiceError):
+                out.append((seat.slot, token))
                 continue
             seat.last = token if type(token) is int else token.id
             seat.left -= 1
