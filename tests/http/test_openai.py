@@ -8,6 +8,7 @@ import json
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from speaking import LONGEST, SIZE, embedder, parrot, scorer, vector
 
 import penstock as ps
 from penstock.http.serve import serving
+from penstock.runtime.tokens import Tenant, changed, issue
 
 
 @asynccontextmanager
@@ -352,3 +354,30 @@ def test_the_endpoints_are_described() -> None:
         assert "text/event-stream" in chat["responses"]["200"]["content"]
 
     run(test)
+
+
+def test_quotas_of_requests_and_tokens(tmp_path: Path) -> None:
+    with changed(tmp_path / "tokens") as book:
+        key = issue(book, "a", "a")
+        book.tenants["a"] = Tenant(per_second=100, burst=50, tokens_per_minute=200)
+
+    async def test(http: httpx.AsyncClient) -> None:
+        http.headers["authorization"] = f"Bearer {key}"
+        answer = await http.post(CHAT, json=ask("one"))
+        used = answer.json()["usage"]["total_tokens"]
+        assert answer.headers["x-ratelimit-limit-tokens"] == "200" and answer.headers["x-ratelimit-limit-requests"] == "50"
+        assert 200 - used <= int(answer.headers["x-ratelimit-remaining-tokens"]) + used <= 200 + 1
+        assert (
+            int(answer.headers["x-ratelimit-remaining-requests"]) >= 45
+            and answer.headers["x-ratelimit-reset-tokens"][-1] == "s"
+        )
+        answer = await http.post(EMBED, json={"input": ["a" * 40] * 3})
+        assert answer.status_code == 200 and "x-ratelimit-remaining-tokens" in answer.headers
+        answer = await http.post(CHAT, json=ask("x" * 150))
+        error = answer.json()["error"]
+        assert answer.status_code == 429 and error["code"] == "rate_limit_exceeded" and "tokens a minute" in error["message"]
+        assert int(answer.headers["retry-after"]) >= 1
+        answer = await http.post(CHAT, json=ask("refuse"))
+        assert answer.status_code == 400, "what was refused was not charged"
+
+    run(test, tokens=tmp_path / "tokens")

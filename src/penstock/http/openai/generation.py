@@ -96,6 +96,8 @@ class Generation:
         if not sampling.get("ignore_eos"):
             stops |= model.stops
         alone = len(prompts) * n == 1
+        asked.admit(self.prompt_tokens * n)
+        self.read = self.prompt_tokens * n
         self.runs: list[Run] = []
         for at, prompt in enumerate(prompts):
             for k in range(n):
@@ -145,6 +147,8 @@ class Generation:
             failure = error
             raise
         finally:
+            started = any(run.call is None or run.choice.count for run in self.runs)
+            self.asked.used(self.read + self.completion_tokens if started or failure is None else 0)
             self.asked.ended(failure)
             del failure
 

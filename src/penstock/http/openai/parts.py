@@ -12,20 +12,34 @@ from penstock.service import Service
 
 
 async def together(asked: Asked, parts: Sequence[tuple[Service[..., Any], tuple[Any, ...]]]) -> Sequence[Any]:
-    """What the calls answer, in order. If one fails the others are cancelled, and its error is raised."""
-    alone = len(parts) == 1
+    """What the calls answer, in order: `Embedding`s or `Score`s. If one fails the others are cancelled; its error is raised.
+
+    How many tokens they have shows when they are answered; until then the tenant is charged for what they look like.
+    """
+    asked.admit(sum(_looks_like(args) for _, args in parts))
     failure: BaseException | None = None
+    tokens = 0
     try:
-        if alone:
+        found: Sequence[Any]
+        if len(parts) == 1:
             service, args = parts[0]
-            return [await asked.call(service, *args)]
-        return await join(*[asked.call(service, *args, alone=False) for service, args in parts])
+            found = [await asked.call(service, *args)]
+        else:
+            found = await join(*[asked.call(service, *args, alone=False) for service, args in parts])
+        tokens = sum(each[1] for each in found)
+        return found
     except BaseException as error:
         failure = error
         raise
     finally:
+        asked.used(tokens)
         asked.ended(failure)
         del failure
+
+
+def _looks_like(args: tuple[Any, ...]) -> int:
+    """Tokens of texts by their length alone; a list of tokens is as long as it is."""
+    return sum(len(each) if isinstance(each, list) else len(each) // 4 + 2 for each in args)
 
 
 def truncated(found: Sequence[Any], param: str, allowed: bool | None, most: int) -> list[dict[str, int]]:

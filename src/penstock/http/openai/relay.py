@@ -46,19 +46,33 @@ class WritingRoute(Route[Any], Generic[T]):
 
 
 def relayed(asked: Asked, model: UpstreamModel, body: dict[str, Any]) -> Answer | Coroutine[Any, Any, Answer]:
-    """The other server's answer to this body."""
+    """The other server's answer to this body.
+
+    Its tokens are counted there; a tenant's quota is charged with what that server says, and until then by length.
+    """
+    asked.admit(asked.size // 4)
     call = asked.call(model.relay, asked.path, {**body, "model": model.remote_name})
-    return EventRelay(asked, call, model.name) if body.get("stream") else answered(asked, _whole(call, model.name))
+    return EventRelay(asked, call, model.name) if body.get("stream") else answered(asked, _whole(asked, call, model.name))
 
 
-async def _whole(call: Any, name: str) -> bytes:
+async def _whole(asked: Asked, call: Any, name: str) -> bytes:
     found: dict[str, Any] | None = None
-    async with aclosing(call.__aiter__()) as items:
-        async for item in items:
-            found = item
+    try:
+        async with aclosing(call.__aiter__()) as items:
+            async for item in items:
+                found = item
+    finally:
+        asked.used(0 if found is None else _tokens(found) or asked.admitted)
     if found is None:
         raise RemoteFailed(f"the server of {name} answered nothing")
     return _encode(_renamed(found, name))
+
+
+def _tokens(told: dict[str, Any]) -> int:
+    """How many tokens were used, where this says so."""
+    usage = told.get("usage") or (told.get("response") or {}).get("usage")
+    total = usage.get("total_tokens") if isinstance(usage, dict) else None
+    return total if isinstance(total, int) else 0
 
 
 def _renamed(told: dict[str, Any], name: str) -> dict[str, Any]:
@@ -82,10 +96,16 @@ class EventRelay(Writing):
         self.named = asked.path == "/v1/responses"
 
     async def pull(self, out: Out) -> None:
-        async with aclosing(self.call.__aiter__()) as items:
-            async for item in items:
-                kind = b"event: %b\n" % str(item.get("type", "")).encode() if self.named else b""
-                await self.put(b"%bdata: %b\n\n" % (kind, _encode(_renamed(item, self.model))), out)
+        count = said = 0
+        try:
+            async with aclosing(self.call.__aiter__()) as items:
+                async for item in items:
+                    count += 1
+                    said = _tokens(item) or said
+                    kind = b"event: %b\n" % str(item.get("type", "")).encode() if self.named else b""
+                    await self.put(b"%bdata: %b\n\n" % (kind, _encode(_renamed(item, self.model))), out)
+        finally:
+            self.asked.used(said or (self.asked.admitted + count if count else 0))
 
     def head(self) -> bytes:
         return self.asked.head() + SSE_HEAD

@@ -41,7 +41,7 @@ class Asked:
     parent in the log, and it has the one line.
     """
 
-    __slots__ = ("arrived", "budget", "calls", "group", "handler", "id", "path", "size", "trace")
+    __slots__ = ("admitted", "arrived", "budget", "calls", "group", "handler", "id", "path", "size", "trace")
 
     def __init__(self, handler: Handler, request: Request) -> None:
         headers, runtime = request.headers, handler.runtime
@@ -54,6 +54,21 @@ class Asked:
         self.arrived = runtime.clock()
         self.group: Group | None = None
         self.calls: list[BoundCall] = []
+        self.admitted = 0
+
+    def admit(self, tokens: int) -> None:
+        """Charge the tenant's tokens per minute with what is to be read, before any call. Raises RateLimited."""
+        quota = self.handler.app.tokens
+        if quota is not None:
+            quota.admit(self.budget.tenant, tokens, self.handler.runtime.clock())
+            self.admitted = tokens
+
+    def used(self, tokens: int) -> None:
+        """So many were read and written after all."""
+        quota = self.handler.app.tokens
+        if quota is not None:
+            quota.use(self.budget.tenant, tokens - self.admitted, self.handler.runtime.clock())
+            self.admitted = tokens
 
     def call(self, service: Service[..., Any], *args: Any, alone: bool = True) -> BoundCall:
         """A call for this request; not `alone`: one of several."""
@@ -75,12 +90,25 @@ class Asked:
         return self.handler.runtime.call(service, args, {})
 
     def head(self) -> bytes:
-        """Identity and accounting, as response headers."""
+        """Identity, accounting and what is left of the tenant's quotas, as response headers."""
         from penstock.http.endpoint import head_of
 
+        more = self.trace + self._quota()
         if self.group is None and len(self.calls) == 1:
-            return head_of(self.calls[0], self.trace)
-        return b"x-request-id: %b\r\n%b" % (self.id.encode("ascii"), self.trace)
+            return head_of(self.calls[0], more)
+        return b"x-request-id: %b\r\n%b" % (self.id.encode("ascii"), more)
+
+    def _quota(self) -> bytes:
+        quota = self.handler.app.tokens
+        if quota is None:
+            return b""
+        left = quota.allowance(self.budget.tenant, self.handler.runtime.clock())
+        lines = []
+        for name, value in zip(left._fields, left, strict=True):
+            if value is not None:
+                kind, _, what = name.partition("_")
+                lines.append(f"x-ratelimit-{kind}-{what}: {f'{value:.3f}s' if kind == 'reset' else value}\r\n")
+        return "".join(lines).encode("ascii")
 
     def ended(self, error: BaseException | None) -> None:
         """One line for what was several calls, or none because the answer was kept."""
