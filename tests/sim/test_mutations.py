@@ -173,14 +173,7 @@ MUTATIONS = {
     "a slot of another host": (router.Router, "pick", "next(reversed(host.free))", "0"),
     "a slot that is left to nobody": (dispatch, "dispatch", "station.headroom.scarce(station, now)", "False"),
     "a slot that is taken without waiting": (headroom.Headroom, "bars", "not self.below(station, request.tenant)", "False"),
-    "a slot that is left to nobody in particular": (
-        headroom.Headroom,
-        "below",
-        "return (self.held.get(tenant, 0) + 1) * every <=",
-        "return 0 >",
-    ),
     "a slot that is held for ever": (headroom.Headroom, "stopped", "self.held[tenant] -= 1", "pass"),
-    "a tenant that is active for ever": (headroom.Headroom, "several", "del self.seen[tenant]", "self.came(tenant, now)"),
     "a first item that lets nobody start": (streams, "produced", "dispatch(s, station, now)", "pass"),
     "a pace that lets nobody start": (streams, "paced", "dispatch(s, station, now)", "pass"),
     "a start that is under way after its first item": (

@@ -222,7 +222,7 @@ class Fairness:
             share = request.cost / self.weights.get(request.tenant, 1.0)
             self.served[request.tenant] += share  # type: ignore[assignment]
             self.largest = max(self.largest, share)
-            self.dearest = max(self.dearest, request.cost)
+            self.dearest = max(self.dearest, self.station.full_cost)
             self.produced[request.tenant] = 0
 
     def produced_more(self, request: Request, cost: float) -> None:
@@ -244,5 +244,5 @@ class Fairness:
             difference = self.served[pair[0]] - self.served[pair[1]]
             drift = abs(difference - self.since.setdefault(pair, difference))
             early = reserve(len(self.station.replicas)) * self.dearest / min(self.weights.get(t, 1.0) for t in pair)
-            bound = 2 * (self.largest + self.most + self.unsettled + early * (self.station.headroom is not None))
+            bound = 2 * (self.largest + self.most + self.unsettled) + early * (self.station.headroom is not None)
             assert drift <= bound + 1e-9, f"{self.station.name}: {pair} are {drift:g} apart"

@@ -66,7 +66,7 @@ def stations(random: Random, scheduler: Scheduler, routes: Random) -> list[Stati
                     retry=retry,
                     needs=() if stage and random.random() < 0.7 else _needs(random, shared, memory),  # those take no stage
                     safe=safe,
-                    streams=batch is None and random.random() < 0.3,
+                    streams=batch is None and random.random() < 0.5,
                     stage=stage,
                     start_timeout=random.choice((0.3, 2.0, 60.0)),
                     progress_timeout=random.choice((0.3, 2.0, 60.0)),
@@ -85,7 +85,7 @@ def _route(random: Random, hosts: int | None) -> tuple[Route | None, int]:
         return None, 1
     weighted = Weighted([random.choice((1.0, 3.0)) for _ in range(hosts)])
     route = random.choice((None, LeastCost(), LeastConnections(), RoundRobin(), weighted, TwoChoices(), Sticky()))
-    return route, random.choice((1, 2, 3))
+    return route, random.choice((1, 2, 4))
 
 
 def _key(item: Any) -> bool:
@@ -133,7 +133,7 @@ def request(random: Random, station: Station, number: int, now: float, stations:
         priority=random.choice((0, 0, 0, 1, 3)),
         tenant=random.choice("aaaaaaab" if number < CALM else "aabc"),
         size=random.choice((0, 1, 10, 30)),
-        cost=batch.alone(value) if batch is not None else float(value) if station.options.streams else 1.0,
+        cost=batch.alone(value) if batch is not None else float(value) if station.targets.ttft is not None else 1.0,
         value=value,
         key=batch.key(value) if batch is not None and batch.key is not None else None,
         latest=random.choice(("x", "y")) if random.random() < 0.1 else None,
