@@ -88,7 +88,7 @@ class Tasks:
     def begin(self, frame: Frame) -> None:
         slot = frame.number
         try:
-            args, kwargs = frame.load()
+            args, kwargs, _ = frame.load()  # how early it has to start matters to steps alone
         except BaseException as error:  # a class that this interpreter does not have
             self.end(slot, failure(slot, error, f"{self.name}, reading its input,"), None)
             return
