@@ -8,6 +8,7 @@ import json
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -381,3 +382,26 @@ def test_quotas_of_requests_and_tokens(tmp_path: Path) -> None:
         assert answer.status_code == 400, "what was refused was not charged"
 
     run(test, tokens=tmp_path / "tokens")
+
+
+def test_images_come_as_data_and_nothing_is_fetched() -> None:
+    def asked(url: str) -> dict[str, Any]:
+        parts = [{"type": "text", "text": "what is this"}, {"type": "image_url", "image_url": {"url": url}}]
+        return {"model": "parrot", "messages": [{"role": "user", "content": parts}]}
+
+    async def test(http: httpx.AsyncClient) -> None:
+        for url, part in [
+            ("https://example.com/a.png", "fetches no URLs"),
+            ("file:///etc/passwd", "fetches no URLs"),
+            ("data:image/png;base64,%%%", "broken"),
+            ("data:image/png,abc", "base64"),
+            ("data:text/html;base64,YQ==", "image"),
+        ]:
+            answer = await http.post(CHAT, json=asked(url))
+            error = answer.json()["error"]
+            assert answer.status_code == 400 and part in error["message"], error
+            assert error["param"] == "messages[0].content[1].image_url"
+        answer = await http.post(CHAT, json=asked("data:image/png;base64,YQ=="))
+        assert answer.status_code == 200, answer.text
+
+    run(test, replace(parrot(), features=frozenset({"images"})))

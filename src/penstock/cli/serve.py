@@ -79,6 +79,8 @@ def run(options: argparse.Namespace) -> None:
         raise CommandFailed(f"{what} cannot be loaded: {_blamed(error)} (--debug shows the traceback)") from error
 
     app.chat_page = app.chat_page or options.chat_page
+    if app.models:
+        print(f"loading {', '.join(f'{m.task} model {m.name}' for m in app.models)}", file=sys.stderr, flush=True)
     if options.tokens:
         app.tokens = Tokens(options.tokens)
     if app.tokens is None and not options.insecure and public(options.host):
