@@ -126,6 +126,16 @@ def test_the_ends_of_the_distribution() -> None:
             assert choose(logits.clone(), [row]) == [token]
 
 
+def test_a_nucleus_of_nothing_is_the_likeliest() -> None:
+    for _ in range(5):
+        assert choose(
+            torch.tensor([[1.0, 1.1, 1.2, 0.9]]),
+            [
+                choice(4, top_p=0.0),
+            ],
+        ) == [2]
+
+
 def test_penalties_count_what_was_written_and_repetition_also_what_was_read() -> None:
     row = choice(4, (3,), temperature=0, presence_penalty=1.0, frequency_penalty=0.25)
     written = [choose(torch.tensor([[2.0, 1.5, 0.4, 1.4]]), [row])[0] for _ in range(5)]
