@@ -191,6 +191,8 @@ class ScoreModel:
         return (self.score, *self.inner)
 
 
+_CONTEXT = 4  # tokens before those that are new: some of them may be special, and have no text
+
 Model = ChatModel | UpstreamModel | EmbeddingModel | ScoreModel
 
 
@@ -223,7 +225,7 @@ class Incremental:
         return self._give(self.decode(self.ids[: self.done]), self.decode(self.ids)) if self.waiting else ""
 
     def _give(self, before: str, text: str) -> str:
-        keep = max(1, self.waiting)
-        self.ids = self.ids[-keep:] if self.waiting else self.ids
+        if self.waiting:
+            self.ids = self.ids[-self.waiting - _CONTEXT :]
         self.done, self.waiting = len(self.ids), 0
         return text[len(before) :]
