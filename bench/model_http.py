@@ -36,7 +36,7 @@ class Rate(NamedTuple):
 
 def pinned(*command: str, core: int = 0, **pipes: Any) -> subprocess.Popen[str]:
     """A child on one processor, with one thread for numeric libraries."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}:{ROOT / 'bench'}"}
     return subprocess.Popen(["taskset", "-c", str(core), *command], cwd=ROOT, env=env, text=True, **pipes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,27 @@ def test_one_bad_text_fails_alone(folder: Path) -> None:
     assert "there is no prompt 'none'; this model has: passage, query" in str(bad)
     assert "empty" in str(unknown) and "token ids are 0 to" in str(high)
     assert np.abs(good.vector - made(["x"])[0].vector).max() < 1e-5
+
+
+def test_half_a_character_fails_nobody(folder: Path) -> None:
+    for engine in engines(folder):
+        made = embedder(folder, engine)
+        broken, good = made(["a \ud800 b", "x"])
+        assert np.abs(broken.vector - made(["a ? b"])[0].vector).max() < 1e-5
+        assert np.abs(good.vector - made(["x"])[0].vector).max() < 1e-5
+
+
+def test_an_encoder_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    """As sentence-transformers before its second version wrote them."""
+    tiny.encoder(tmp_path / "0_Transformer")
+    listed = [("0_Transformer", "Transformer"), ("1_Pooling", "Pooling")]
+    modules = [{"idx": n, "name": str(n), "path": at, "type": tiny.MODULE + kind} for n, (at, kind) in enumerate(listed)]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(WIDTH | {"pooling_mode_cls_token": True}))
+    for engine in ("onnx", "torch"):
+        assert np.abs(vectors(embedder(tmp_path, engine), TEXTS) - theirs(tmp_path, TEXTS)).max() < 1e-5
+    assert embed(tmp_path).dimensions == 32
 
 
 def test_the_models_own_files_say_how_much_it_reads(tmp_path: Path) -> None:

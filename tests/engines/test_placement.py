@@ -24,7 +24,10 @@ def choose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lacks: tuple[str, ..
     for n in range(gpus):
         (tmp_path / f"0000:0{n}:00.0").mkdir()
     ending = asked.pop("ending", "safetensors")
-    source = Source("m", tmp_path, (tmp_path / f"model.{ending}",))
+    weights = tmp_path.parent / f"{tmp_path.name}.{ending}"
+    with weights.open("wb") as file:
+        file.truncate(asked.pop("size", 100))  # a hole: no disk is taken
+    source = Source("m", tmp_path, (weights,))
     return placed(source, asked.pop("config", BERT), asked.pop("engine", "auto"), asked.pop("on", None))
 
 
@@ -35,6 +38,9 @@ def test_a_processor_runs_what_is_like_bert_packed_and_the_rest_in_a_child(monke
         assert engine == "torch" and isinstance(on, ps.Process) and on.device == ()
     assert choose(monkeypatch, tmp_path, ending="bin")[0] == "torch"
     assert choose(monkeypatch, tmp_path, lacks=("onnx",))[0] == "torch"
+    assert choose(monkeypatch, tmp_path, size=1 << 30)[0] == "onnx"
+    assert choose(monkeypatch, tmp_path, size=1 << 30, config=BERT | {"dtype": "bfloat16"})[0] == "torch"
+    assert choose(monkeypatch, tmp_path, size=2 << 30)[0] == "torch"
     assert choose(monkeypatch, tmp_path, engine="torch", on=ps.Thread(2)) == ("torch", ps.Thread(2))
 
 
@@ -52,7 +58,7 @@ def test_what_is_missing_is_named(monkeypatch: Any, tmp_path: Path) -> None:
         choose(monkeypatch, tmp_path, lacks=("onnxruntime", "torch"))
     with pytest.raises(ConfigError, match=r"needs transformers: pip install 'penstock\[transformers\]'"):
         choose(monkeypatch, tmp_path, lacks=("transformers",), config={"model_type": "qwen3"})
-    with pytest.raises(ConfigError, match='no BERT-like encoder in safetensors: engine="torch"'):
+    with pytest.raises(ConfigError, match='no BERT-like encoder in safetensors of less than 2 GiB: engine="torch"'):
         choose(monkeypatch, tmp_path, engine="onnx", config={"model_type": "qwen3"})
     with pytest.raises(ConfigError, match="engine='tpu': auto, onnx or torch"):
         choose(monkeypatch, tmp_path, engine="tpu")

@@ -160,6 +160,13 @@ def test_what_others_wrote_ends_no_message(writer: Path) -> None:
     assert made.tokenizer.decode(ids, skip_special_tokens=False).count("<|im_end|>") == 4
 
 
+def test_half_a_character_fails_nobody(rerankers: list[Any]) -> None:
+    for made in rerankers:
+        broken, good = scores(made, [("a \ud800", "b \udfff"), ("x", "y")])
+        assert broken.value == pytest.approx(scores(made, [("a ?", "b ?")])[0].value, abs=1e-5)
+        assert good.value == pytest.approx(scores(made, [("x", "y")])[0].value, abs=1e-5)
+
+
 text = st.text(tiny.LETTERS + " äß", max_size=50)
 
 

@@ -16,7 +16,7 @@ from penstock.engines.embedding_config import positions
 from penstock.engines.pooling import Vectors, read_safetensors
 from penstock.engines.runs import padded_runs, plan
 from penstock.engines.source import Source
-from penstock.engines.texts import load_tokenizer
+from penstock.engines.texts import load_tokenizer, readable
 from penstock.engines.torch_model import cores, load, padded
 from penstock.errors import ConfigError
 from penstock.models import Score
@@ -77,7 +77,7 @@ class CrossEncoder:
         self.logits: Callable[[list[Any], list[Any]], Vectors] = head(source, threads, dtype, pickles)
 
     def __call__(self, query: list[str], document: list[str]) -> list[Score]:
-        pairs = list(zip(query, document, strict=True))
+        pairs = list(zip(map(readable, query), map(readable, document), strict=True))
         read = self.tokenizer.encode_batch(pairs)
         cuts = [max(0, len(encoding) - self.limit) for encoding in read]
         read = [self.cutting.encode(*pair) if cut else e for e, pair, cut in zip(read, pairs, cuts, strict=True)]

@@ -15,6 +15,7 @@ from penstock.errors import ConfigError
 Engine = Literal["auto", "onnx", "torch"]
 Place = ps.Thread | ps.Process
 GPUS = Path("/proc/driver/nvidia/gpus")  # a folder each, where the driver is loaded
+_GRAPH = (2 << 30) - (16 << 20)  # bytes of one protocol buffer, less those that are no weights
 _LOADING = 600.0  # seconds that a large model may take to load
 _ONNX = ("onnxruntime", "onnx", "tokenizers", "numpy")
 _TORCH = ("torch", "transformers", "numpy")
@@ -73,11 +74,11 @@ def suits_packing(config: Mapping[str, Any]) -> bool:
 
 def choose_engine(source: Source, config: Mapping[str, Any], engine: str, on: Place | None) -> str:
     """The packed engine for what it is made for, unless a GPU is asked for or it is not installed; else torch."""
-    suited = suits_packing(config) and all(path.suffix == ".safetensors" for path in source.weights)
+    suited = suits_packing(config) and _fits_graph(source, config)
     if engine not in ("auto", "onnx", "torch"):
         raise ConfigError(f"engine={engine!r}: auto, onnx or torch")
     if engine == "onnx" and not suited:
-        raise ConfigError(f'{source.name!r} is no BERT-like encoder in safetensors: engine="torch"')
+        raise ConfigError(f'{source.name!r} is no BERT-like encoder in safetensors of less than 2 GiB: engine="torch"')
     if engine == "onnx" or (engine == "auto" and suited and device_of(on) == "cpu"):
         missing = _missing(_ONNX)
         if not missing:
@@ -91,3 +92,11 @@ def choose_engine(source: Source, config: Mapping[str, Any], engine: str, on: Pl
 
 def _missing(packages: tuple[str, ...]) -> list[str]:
     return [package for package in packages if find_spec(package) is None]
+
+
+def _fits_graph(source: Source, config: Mapping[str, Any]) -> bool:
+    """Whether the weights, as float32, fit into one ONNX graph."""
+    if any(path.suffix != ".safetensors" for path in source.weights):
+        return False
+    halves = str(config.get("dtype") or config.get("torch_dtype")) in ("float16", "bfloat16")
+    return sum(path.stat().st_size for path in source.weights) * (2 if halves else 1) < _GRAPH

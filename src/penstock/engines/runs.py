@@ -27,7 +27,7 @@ def plan(lengths: Sequence[int], most: int, waste: float = math.inf) -> list[lis
 def padded_runs(lengths: Sequence[int], device: Any) -> list[list[int]]:
     """Runs for a model that pads.
 
-    On a processor what is more than a thousand tokens leaves the caches, and a token of padding costs what any other does;
+    On a processor what is more than some hundred tokens leaves the caches, and a token of padding costs what any other does;
     a GPU is idle below some thousands.
     """
-    return plan(lengths, 1024, 64) if device.type == "cpu" else plan(lengths, 32768, 4096)
+    return plan(lengths, 512, 64) if device.type == "cpu" else plan(lengths, 32768, 4096)

@@ -30,6 +30,11 @@ def estimated_tokens(text: str | Sequence[int]) -> float:
     return 2.0 + (len(text) if text.isascii() else len(text.encode(errors="replace"))) / 4.0
 
 
+def readable(text: str) -> str:
+    """A text that a tokenizer can read: half of a surrogate pair, which is no character, becomes "?"."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
 def load_tokenizer(folder: Path, transformers: bool) -> Any:
     """The `tokenizers.Tokenizer` of a folder, without padding and truncation; as transformers sets it up, if that runs it."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a replica has its threads; the server runs the replicas
@@ -74,7 +79,7 @@ class Reader:
                 found[n] = InvalidRequest(f"there is no prompt {prompt!r}; this model has: {known}")
             elif isinstance(text, str):
                 places.append(n)
-                whole = self.prompts[prompt] + text
+                whole = self.prompts[prompt] + readable(text)
                 written.append(whole.lower() if self.lower else whole)
             else:
                 found[n] = self._given(text)

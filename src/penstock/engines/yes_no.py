@@ -13,7 +13,7 @@ from typing import Any
 from penstock.engines.cross_encoder import sigmoid
 from penstock.engines.runs import padded_runs
 from penstock.engines.source import Source
-from penstock.engines.texts import load_tokenizer
+from penstock.engines.texts import load_tokenizer, readable
 from penstock.engines.torch_model import cores, load, padded
 from penstock.errors import ConfigError, InvalidRequest
 from penstock.models import Score
@@ -65,8 +65,8 @@ class YesNo:
 
     def read(self, queries: list[str], documents: list[str]) -> list[tuple[list[int], int] | InvalidRequest]:
         """The prompt's tokens, and how many were cut off the document."""
-        heads = [f"<Instruct>: {self.task}\n<Query>: {query}\n<Document>: " for query in queries]
-        texts = [head + document for head, document in zip(heads, documents, strict=True)]
+        heads = [f"<Instruct>: {self.task}\n<Query>: {readable(query)}\n<Document>: " for query in queries]
+        texts = [head + readable(document) for head, document in zip(heads, documents, strict=True)]
         room = self.limit - len(self.before) - len(self.behind)
         read: list[tuple[list[int], int] | InvalidRequest] = []
         for encoding, head in zip(self.tokenizer.encode_batch(texts, add_special_tokens=False), heads, strict=True):
