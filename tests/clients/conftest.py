@@ -17,11 +17,11 @@ TESTS = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Served:
-    """Where it is, a key without a quota, and one that may call once in a long while."""
+    """Where it is, a key without a quota, and for each test that wants one a key that may call once in a long while."""
 
     url: str
     key: str
-    limited_key: str
+    limited: dict[str, str]
 
     @property
     def base(self) -> str:
@@ -36,7 +36,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         command = [sys.executable, "-m", "penstock", "token", "add", *options, "--file", str(file)]
         return subprocess.run(command, env=environment(), capture_output=True, text=True, check=True).stdout.strip()
 
-    key, limited = token("anybody"), token("hasty", "--rate", "0.001", "--burst", "1")
+    key = token("anybody")
+    limited = {name: token(name, "--rate", "0.001", "--burst", "1") for name in ("python", "javascript")}
     with served("speaking_app:app", "--tokens", str(file), cwd=TESTS) as (_, url):
         assert re.fullmatch(r"pst_\S+", key)
         yield Served(url, key, limited)

@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_works_unchanged(server: Served, folder: Path) -> None:
-    command = ["node", SCRIPT.name, server.base, server.key, server.limited_key]
+    command = ["node", SCRIPT.name, server.base, server.key, server.limited["javascript"]]
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)

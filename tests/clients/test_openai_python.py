@@ -123,7 +123,7 @@ def test_errors_are_its_classes(server: Served) -> None:
 
 
 def test_a_rate_limit_says_when_to_come_again(server: Served) -> None:
-    there = client(server, api_key=server.limited_key)
+    there = client(server, api_key=server.limited["python"])
     there.chat.completions.create(model="parrot", messages=HELLO)
     with pytest.raises(openai.RateLimitError) as refused:
         there.chat.completions.create(model="parrot", messages=HELLO)
