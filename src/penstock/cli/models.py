@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +31,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "models",
         "a folder, a hub's name such as Qwen/Qwen3-0.6B, or the URL of a server that speaks OpenAI's protocol "
-        "(http://localhost:11434/v1); NAME=MODEL gives it another name",
+        "(http://localhost:11434/v1, or URL#MODEL; the API key that they want in $PENSTOCK_UPSTREAM_KEY); NAME=MODEL gives it "
+        "another name",
     )
     for flag, what in (("chat", "writes: /v1/chat/completions"), ("embed", "gives vectors: /v1/embeddings")):
         group.add_argument(f"--{flag}", metavar="MODEL", action="append", default=[], help=f"a model that {what}")
@@ -64,10 +66,13 @@ def named(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
             yield kind, spec
 
 
-def _model(app: App, kind: str, where: str, name: str | None, targets: dict[str, float | None]) -> Model:
+def _model(app: App, kind: str, where: str, name: str | None, targets: dict[str, Any]) -> Model:
     make: Any = getattr(engines, kind)
     known: Any = where
     if kind == "rerank":  # an embedding model that is served too: by cosine
         known = next((m for m in app.models if isinstance(m, EmbeddingModel) and m.name == where), where)
+    key = os.environ.get("PENSTOCK_UPSTREAM_KEY")
+    if key and where.startswith(("http://", "https://")):
+        targets = {**targets, "token": key}
     made: Model = make(known, name=name, **targets)
     return made
