@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import penstock as ps
 from penstock.core.check import idle
-from penstock.errors import BadResult, ConfigError, ShuttingDown, StreamOverflow
+from penstock.errors import BadResult, ConfigError, ShuttingDown, StreamOverflow, TooLarge
 from penstock.executors.child.outcome import Verdict
 from penstock.executors.child.stepper import Stepper
 from penstock.sim.loop import VirtualLoop
@@ -396,6 +396,37 @@ def test_fair_share_counts_what_a_start_costs_before_it_starts() -> None:
     finally:
         loop.close()
     assert given["small"] / sum(given.values()) == pytest.approx(0.75, rel=0.05), given
+
+
+def test_slots_take_of_a_budget_what_a_prompt_and_its_answer_need() -> None:
+    """Tokens of a key-value cache: `needs` is asked with what callers pass, as `cost` is."""
+    at_once: list[int] = []
+    cache = ps.Pool("kv", capacity=200)
+
+    class Counted(bodies.AsyncWords):
+        async def step(self, slots: dict[int, int]) -> list[tuple[int, str]]:  # type: ignore[override]
+            at_once.append(sum(len(word) + 10 for word, *_ in self.requests.values()))
+            return await super().step(slots)
+
+    words = ps.service(Counted, name="counted", batch=ps.Slots(8), needs={cache: lambda word, n: len(word) + n})
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        async def one(length: int) -> int:
+            return len([item async for item in words("x" * length, 10)])
+
+        async with ps.Runtime(words, clock=loop.time, watch=False):
+            assert await asyncio.gather(*(one(length) for length in (50, 90, 20, 150, 5, 70) * 3)) == [10] * 18
+            with pytest.raises(TooLarge):
+                await one(500)
+
+    loop = VirtualLoop()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+    assert 150 < max(at_once) <= 200
 
 
 def test_a_cost_that_is_no_number_is_the_callers_to_hear_of() -> None:

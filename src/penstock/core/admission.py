@@ -71,6 +71,8 @@ def slow(station: Station, request: Request, now: float) -> PenstockError | None
     targets = station.targets
     if targets.ttft is None or not targets.time.known or not request.root or not station.in_flight:
         return None
+    if station.headroom is not None and station.headroom.favours(station, request.tenant, now):
+        return None
     ahead = station.queue.ahead(request) if station.waiting else -1
     if station.waiting and targets.late(next(iter(station.waiting)), now):  # such give way to those who are in time
         ahead = min(ahead, sum(1 for _ in takewhile(lambda other: not targets.late(other, now), reversed(station.waiting))))
@@ -148,7 +150,8 @@ def doomed(station: Station, request: Request, now: float, seconds: float) -> Pe
             f"{station.name}: waited {now - request.submitted:.3f} s and would finish "
             f"{now + seconds - request.deadline:.3f} s too late"
         )
-    if request.root and (late := station.targets.late(request, now)):
+    favoured = station.headroom is not None and station.headroom.favours(station, request.tenant, now)
+    if request.root and not favoured and (late := station.targets.late(request, now)):
         return Overloaded(
             f"{station.name}: waited {now - request.submitted:.3f} s; its first item would come {late:.3f} s after the "
             f"target of {station.targets.ttft:g} s",

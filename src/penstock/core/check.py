@@ -140,8 +140,7 @@ def _conserves_work(scheduler: Scheduler, station: Station, now: float) -> None:
     if station.ready_at(now) > now or _blocked(scheduler, station, now):
         return
     if station.headroom is not None and station.headroom.scarce(station, now):
-        first = station.headroom.first(station, now)
-        assert first is None or (station.needs and not fits(station, (first,))), f"{first!r} may take what is free and waits"
+        assert station.in_flight, f"{station!r} leaves slots to others, and no end will let it look again"
         return
     assert station.batch is not None, f"{station!r} idles while work waits"
     oldest = next(iter(station.waiting)).queued

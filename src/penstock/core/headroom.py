@@ -6,6 +6,9 @@ slots, and one falls free only now and then. So one slot in sixteen is left to t
 otherwise be crowded out: a small reserve nearly removes their waiting, and costs the others next to nothing (Key,
 Optimal control and trunk reservation in loss networks, 1990). While one tenant is active nothing is left idle.
 
+Who may take what is left changes with every item that is charged; it is looked at when something starts, ends or begins to
+answer, and something always runs there.
+
 A tenant is active while it runs something, and for `AWAY` seconds after it last called.
 """
 
@@ -52,7 +55,7 @@ class Headroom:
     def started(self, station: Station, tenant: str, now: float) -> bool:
         """Whether it goes before others: it is within its share, and not the only one."""
         self.came(tenant, now)
-        early = self.several(now) and self.below(station, tenant, station.in_flight)
+        early = self.favours(station, tenant, now)
         self.held[tenant] = self.held.get(tenant, 0) + 1
         return early
 
@@ -92,6 +95,13 @@ class Headroom:
         if tenant not in self.seen:
             every += weight
         return (self.held.get(tenant, 0) + 1) * every <= (_most(station) if slots is None else slots) * weight
+
+    def favours(self, station: Station, tenant: str, now: float) -> bool:
+        """Whether this tenant holds less than its share of what is in use, and is not the only one.
+
+        Its starts go before others', so how long those take does not make it late.
+        """
+        return self.several(now) and self.below(station, tenant, station.in_flight)
 
     def bars(self, station: Station, request: Request, now: float) -> bool:
         """Whether this request may not take what is free. An inner call is part of work that has been admitted."""

@@ -134,7 +134,7 @@ class Books:
             return other.root and first > other.submitted + ttft + 1e-9
 
         leaving = station.patience is not None and station.patience.leaving
-        if late(request) and not leaving:
+        if late(request) and not leaving and not work.early:
             able = [other for other in station.waiting if other.deadline is None and not late(other)]
             assert not able, f"{request!r} starts too late, and {able} would be in time"
 
