@@ -235,7 +235,11 @@ class Fairness:
 
     def look(self) -> None:
         leaving = self.station.patience is not None and self.station.patience.leaving
-        waiting = [] if leaving else [request for request in self.station.waiting if request.deadline is None]
+        waiting = (
+            []
+            if leaving or self.station.targets.ttft is not None
+            else [request for request in self.station.waiting if request.deadline is None]
+        )
         backlogged = sorted({request.tenant for request in waiting})
         pairs = list(combinations(backlogged, 2))
         for pair in [pair for pair in self.since if pair not in pairs]:
