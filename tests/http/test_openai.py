@@ -18,6 +18,7 @@ from speaking import LONGEST, SIZE, embedder, parrot, scorer, vector
 
 import penstock as ps
 from penstock.http.serve import serving
+from penstock.models import Embedding, EmbeddingModel
 from penstock.runtime.tokens import Tenant, changed, issue
 
 
@@ -405,3 +406,18 @@ def test_images_come_as_data_and_nothing_is_fetched() -> None:
         assert answer.status_code == 200, answer.text
 
     run(test, replace(parrot(), features=frozenset({"images"})))
+
+
+def test_a_text_for_a_purpose_has_the_models_prompt() -> None:
+    def embed(texts: list[str], prompts: list[str] | str = "") -> list[Embedding]:
+        return [Embedding([float(len(prompt)), 1.0], 1) for prompt in prompts]
+
+    service = ps.service(embed, name="embed-purposes", batch=ps.Batch())
+    model = EmbeddingModel(name="purposes", embed=service, dimensions=2, max_tokens=9, prompts={"query": "query: "})
+
+    async def test(http: httpx.AsyncClient) -> None:
+        for purpose, length in [("query", 5), ("search_query", 5), ("search_document", 0), (None, 0)]:
+            told = (await http.post(EMBED, json={"input": "a", **({"input_type": purpose} if purpose else {})})).json()
+            assert told["data"][0]["embedding"] == [length, 1.0], purpose
+
+    run(test, model)

@@ -43,11 +43,19 @@ class EmbeddingsRoute(Route[Embeddings]):
         return answered(asked, self._embed(body, asked, model, given, size))
 
     async def _embed(self, body: Embeddings, asked: Asked, model: EmbeddingModel, given: Sequence[Any], size: int) -> bytes:
-        found: Sequence[Embedding] = await together(asked, [(model.embed, (text,)) for text in given])
+        prompt = _prompt(model, body.input_type)
+        more = (prompt,) if prompt else ()
+        found: Sequence[Embedding] = await together(asked, [(model.embed, (text, *more)) for text in given])
         cut = truncated(found, "input", body.truncate, model.max_tokens)
         if len(found) * size > _LARGE:
             return await asyncio.to_thread(_body, model, found, size, body.encoding_format, cut)
         return _body(model, found, size, body.encoding_format, cut)
+
+
+def _prompt(model: EmbeddingModel, purpose: str | None) -> str:
+    """The name of the model's prompt for texts of this purpose ("query", or Cohere's "search_query"); "" if it has none."""
+    names = () if purpose is None else (purpose, purpose.removeprefix("search_"))
+    return next((name for name in names if name in model.prompts), "")
 
 
 def _body(
