@@ -13,17 +13,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import psutil
 from emulated import Emulated
+from one_core import one_core
 
 import penstock as ps
 from penstock.models import ChatModel, Incremental
@@ -142,29 +139,13 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    here = Path(__file__).resolve().parent
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent / "src"), str(here)])}
-    command = [sys.executable, "-m", "penstock", "serve", "chat_stream:app", "--port", "0"]
-    server = subprocess.Popen(command, cwd=here, env=env, stderr=subprocess.PIPE, text=True)
-    try:
-        assert server.stderr is not None
-        port = next(int(m[1]) for line in server.stderr if (m := re.search(r"is up at http://127.0.0.1:(\d+)", line)))
-        process = psutil.Process(server.pid)
-        cores = sorted(os.sched_getaffinity(0))
-        for thread in process.threads():
-            os.sched_setaffinity(thread.id, cores[:1])
-        for child in process.children():
-            os.sched_setaffinity(child.pid, cores[-1:])
-        os.sched_setaffinity(0, cores[-1:])
+    with one_core("chat_stream:app") as (port, process):
         for name in ("plain", "careful"):
             asyncio.run(measure(port, process, 8, 50, name))
             for streams in map(int, given.streams.split(",")):
                 turns = [asyncio.run(measure(port, process, streams, given.tokens, name)) for _ in range(given.turns)]
                 found = sorted(turns, key=lambda t: t["server_cpu_us_a_token"])[len(turns) // 2]
                 print(json.dumps(found) if given.json else "  ".join(f"{k} {v}" for k, v in found.items()), flush=True)
-    finally:
-        server.terminate()
-        server.wait(20)
 
 
 if __name__ == "__main__":

@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import random
 import re
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import psutil
 from chat_stream import Numbers
+from one_core import one_core
 
 import penstock as ps
 from penstock.models import ChatModel
@@ -124,19 +122,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    here = Path(__file__).resolve().parent
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent / "src"), str(here)]), "SERVICE": str(given.service)}
-    command = [sys.executable, "-m", "penstock", "serve", "thousand_users:app", "--port", "0"]
-    server = subprocess.Popen(command, cwd=here, env=env, stderr=subprocess.PIPE, text=True)
-    try:
-        assert server.stderr is not None
-        port = next(int(m[1]) for line in server.stderr if (m := re.search(r"is up at http://127.0.0.1:(\d+)", line)))
-        drain = subprocess.Popen(["cat"], stdin=server.stderr, stdout=subprocess.DEVNULL)  # its log
-        process, cores = psutil.Process(server.pid), sorted(os.sched_getaffinity(0))
-        for thread in process.threads():
-            os.sched_setaffinity(thread.id, cores[:1])
-        for pid in (0, drain.pid):
-            os.sched_setaffinity(pid, cores[-1:])
+    with one_core("thousand_users:app", SERVICE=str(given.service)) as (port, process):
+        gc.freeze()
+        gc.disable()  # the generator should be on time
         for path in BODIES:
             crowd = Crowd(path, given.think, given.seconds)
             before = sum(process.cpu_times()[:2])
@@ -155,9 +143,6 @@ def main() -> None:
                 "server_cpu_us_a_call": round(1e6 * cpu / (count * (1 + 2 / given.seconds)), 1),
             }
             print(json.dumps(found) if given.json else "  ".join(f"{k} {v}" for k, v in found.items()), flush=True)
-    finally:
-        server.terminate()
-        server.wait(20)
 
 
 if __name__ == "__main__":
