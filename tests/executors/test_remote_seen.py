@@ -64,9 +64,9 @@ def test_metrics_status_and_top_tell_the_state_of_each_remote() -> None:
 
 def test_the_report_at_the_start_says_which_remotes_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        async with odd(well) as good, odd(well) as gone:
-            gone_url = gone.url
         async with odd(well) as good:
+            async with odd(well) as gone:
+                gone_url = gone.url
             monkeypatch.setenv("PENSTOCK_TEST_REMOTES", f"{good.url} {gone_url}")
             await asyncio.to_thread(start, good, gone_url)
 
