@@ -192,6 +192,7 @@ class ScoreModel:
 
 
 _CONTEXT = 4  # tokens before those that are new: some of them may be special, and have no text
+_WINDOW = 16  # tokens that are decoded together before the oldest are left out
 
 Model = ChatModel | UpstreamModel | EmbeddingModel | ScoreModel
 
@@ -200,32 +201,33 @@ class Incremental:
     """A `Decoder` over any `decode`: never gives half a character, and costs the same for each token of a long answer.
 
     The text of a few tokens before the new one is decoded with and without it; the difference is new. It is held back
-    while it ends in U+FFFD, for then a character's bytes are still to come (at most four tokens' worth: then the bytes
+    while it ends in U+FFFD, for then a character's bytes are still to come (at most eight tokens' worth: then the bytes
     are no character).
     """
 
-    __slots__ = ("decode", "done", "ids", "start", "waiting")
+    __slots__ = ("before", "decode", "ids", "waiting")
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self.decode = decode
         self.ids: list[int] = []  # some that were given, for context, and those that are not readable yet
-        self.done = 0  # how many of them were given
+        self.before = ""  # the text of those that were given
         self.waiting = 0
 
     def push(self, token: int) -> str:
         self.ids.append(token)
-        before = self.decode(self.ids[: self.done])
-        text = self.decode(self.ids)
         self.waiting += 1
+        text = self.decode(self.ids)
         if text.endswith("\ufffd") and self.waiting < 8:
             return ""
-        return self._give(before, text)
+        return self._give(text)
 
     def flush(self) -> str:
-        return self._give(self.decode(self.ids[: self.done]), self.decode(self.ids)) if self.waiting else ""
+        return self._give(self.decode(self.ids)) if self.waiting else ""
 
-    def _give(self, before: str, text: str) -> str:
-        if self.waiting:
+    def _give(self, text: str) -> str:
+        new = text[len(self.before) :]
+        if len(self.ids) > _WINDOW:
             self.ids = self.ids[-self.waiting - _CONTEXT :]
-        self.done, self.waiting = len(self.ids), 0
-        return text[len(before) :]
+            text = self.decode(self.ids)
+        self.before, self.waiting = text, 0
+        return new
