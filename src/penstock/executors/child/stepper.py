@@ -123,7 +123,11 @@ class Stepper:
             return most
         if not self.time.price or not self.time.base:
             return min(most, FIRST if self.time.last[0] != FIRST else 2 * FIRST)  # only a difference teaches a price
-        longest = self.stretch * self.time.base if self.longest is None else _SAFE * self.longest
+        if self.longest is not None:
+            longest = _SAFE * self.longest
+        else:  # where more wait to start than go on, holding these up costs less than making those wait
+            crowd = max(1.0, len(self.starting) / len(self.stepping))
+            longest = (1.0 + (self.stretch - 1.0) * crowd) * self.time.base
         return min(most, max(1, int(self.time.units(longest))))
 
     def absorb(self, plan: dict[int, int], emissions: Iterable[tuple[int, Any]], seconds: float) -> None:
