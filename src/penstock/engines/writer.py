@@ -26,6 +26,7 @@ from penstock.models import ChatModel, Feature, Sampling
 
 FEATURES: frozenset[Feature] = frozenset(("logprobs", "seed", "penalties", "logit_bias"))
 WRITTEN = 2.0  # what a token written is charged, in tokens read: as in VTC (OSDI 2024)
+AHEAD = 512  # tokens that a slot may be ahead of its reader: numbers are small, and a slot that pauses is a gap in every step
 WITH_IMAGES = ("idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl")  # kinds whose images are tokens among others
 PATIENCE = 600.0  # seconds without a token after which a model is taken to hang: long prompts on small processors take long
 
@@ -115,7 +116,7 @@ def chat(
         name=service_name("chat", name or source.name),
         batch=ps.Slots(slots, stretch=stretch, budget=budget, cost=tokens_read, item_cost=WRITTEN),
         on=place,
-        **{"progress_timeout": PATIENCE, **options},
+        **{"progress_timeout": PATIENCE, "buffer": AHEAD, **options},
     )
     return ChatModel(
         name=name or source.name,
