@@ -21,7 +21,7 @@ from penstock.http.gate import public
 from penstock.http.remotes import states
 from penstock.http.serve import Observer, serve
 from penstock.http.server import CannotListen, Server
-from penstock.policy import Scale
+from penstock.policy import AIMD, Scale
 from penstock.runtime.place import thread_for_each
 from penstock.runtime.sizes import sizes
 from penstock.runtime.timeline import Timeline
@@ -203,6 +203,11 @@ _SERVED = {
 }
 
 
+def _targets(limit: AIMD) -> list[str]:
+    first = [] if limit.ttft is None else [f"first item within {limit.ttft:g} s"]
+    return first if limit.tpot is None else [*first, f"{limit.tpot:g} s an item"]
+
+
 def _facts(app: App, service: Service[..., Any], inline: bool) -> list[str]:
     """Where a service runs, how its calls run together, and what bounds it."""
     defaults, o = sizes(app.profile), service.options
@@ -227,7 +232,8 @@ def _facts(app: App, service: Service[..., Any], inline: bool) -> list[str]:
         facts.append(f"{o.on.concurrency} calls at once in each")
     if o.batch is not None:
         facts.append(f"batches of {o.batch.max_size} within {o.batch.max_wait * 1e3:g} ms")
-    facts += [str(limit) for limit in o.limit or ()]
+    for limit in o.limit or ():
+        facts += _targets(limit) if isinstance(limit, AIMD) else [str(limit)]
     facts.append(f"starts within {o.start_timeout or defaults.start_timeout:g} s")
     if service.streams:
         facts.append("streams")
