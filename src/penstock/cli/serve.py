@@ -233,7 +233,7 @@ def _facts(app: App, service: Service[..., Any], inline: bool) -> list[str]:
     if o.batch is not None:
         facts.append(f"batches of {o.batch.max_size} within {o.batch.max_wait * 1e3:g} ms")
     for limit in o.limit or ():
-        facts += _targets(limit) if isinstance(limit, AIMD) else [str(limit)]
+        facts += (isinstance(limit, AIMD) and _targets(limit)) or [str(limit)]
     facts.append(f"starts within {o.start_timeout or defaults.start_timeout:g} s")
     if service.streams:
         facts.append("streams")
