@@ -18,6 +18,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention as attention
 from transformers.cache_utils import Cache
 
+from penstock.errors import ConfigError
+
 LEAST = 128  # tokens that a row has room for
 
 
@@ -116,7 +118,7 @@ class SlotCache(Cache):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, None]:
         """transformers' attention function: query [1, heads, tokens, size] to [1, tokens, heads, size]."""
         if any(options.get(name) is not None for name in ("softcap", "s_aux", "position_bias")):
-            raise NotImplementedError("its attention scores are changed in ways that are not known here")
+            raise ConfigError("its attention scores are changed in ways that are not known here")
         pack = self.pack
         assert pack is not None
         keys, values = self.kept[module.layer_idx]

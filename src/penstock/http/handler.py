@@ -18,7 +18,7 @@ from penstock.http.message import Answer, Request, Response
 from penstock.http.metrics import Metrics
 from penstock.http.openai import MODEL, MODELS, routes
 from penstock.http.openai.page import PAGE, page
-from penstock.http.openai.route import Route
+from penstock.http.openai.route import Resource
 from penstock.http.openapi import describe
 from penstock.http.operate import PREFIX as REPLICAS
 from penstock.http.operate import Operations
@@ -56,7 +56,7 @@ class Handler:
         self.traces: Traces | None = None  # of requests that are under way, where spans are made of them
         self.replicas = Operations(self)
         self.models = routes(self)
-        self.paths: dict[str, Endpoint | Route[Any]] = {**self.endpoints, **self.models}
+        self.paths: dict[str, Endpoint | Resource] = {**self.endpoints, **self.models}
         self._openapi: bytes | None = None
         self.operations = {
             "/": self._index,

@@ -12,7 +12,7 @@ from penstock.runtime import App
 
 if TYPE_CHECKING:
     from penstock.http.endpoint import Endpoint
-    from penstock.http.openai.route import Route
+    from penstock.http.openai.route import Resource
 
 _PROBLEM = {
     "type": "object",
@@ -88,7 +88,7 @@ _FAULTS = {
 }
 
 
-def describe(app: App, endpoints: Mapping[str, Endpoint], routes: Mapping[str, Route[Any]]) -> dict[str, Any]:
+def describe(app: App, endpoints: Mapping[str, Endpoint], routes: Mapping[str, Resource]) -> dict[str, Any]:
     """The document. Types that have no schema allow anything."""
     listed, read = list(endpoints.items()), [(path, route) for path, route in routes.items() if route.shape is not None]
     kinds: list[Any] = []
@@ -144,7 +144,7 @@ def _path(endpoint: Endpoint, given: Any, answer: Any, components: dict[str, Any
     return item
 
 
-def _model_path(route: Route[Any], schema: Any) -> dict[str, Any]:
+def _model_path(route: Resource, schema: Any) -> dict[str, Any]:
     """An endpoint of models: its answers are what the clients of these protocols know."""
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     responses: dict[str, Any] = {status: {"description": text, "content": error} for status, text in _MODEL_FAULTS.items()}

@@ -14,7 +14,7 @@ from penstock.http.openai.completion import CompletionRoute
 from penstock.http.openai.embeddings import EmbeddingsRoute
 from penstock.http.openai.rerank import RerankRoute, ScoreRoute
 from penstock.http.openai.responses import ResponsesRoute
-from penstock.http.openai.route import Models, Route
+from penstock.http.openai.route import Models, Resource, Route
 from penstock.http.openai.tokens import DetokenizeRoute, TokenizeRoute
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ _ROUTES: tuple[tuple[tuple[type[Any], ...], type[Route[Any]], tuple[str, ...]], 
 )
 
 
-def routes(handler: Handler) -> dict[str, Route[Any]]:
+def routes(handler: Handler) -> dict[str, Resource]:
     """The endpoints that this app's models have use for, by path."""
     models = handler.app.models
     if not models:
         return {}
     catalogue = Catalogue(models)
-    found: dict[str, Route[Any]] = {MODELS: Models(handler, MODELS, catalogue)}
+    found: dict[str, Resource] = {MODELS: Models(handler, MODELS, catalogue)}
     for path, route in (("/tokenize", TokenizeRoute), ("/detokenize", DetokenizeRoute)):
         found[path] = route(handler, path, catalogue)
     for kinds, kind, paths in _ROUTES:

@@ -158,17 +158,33 @@ def _budget(handler: Handler, headers: dict[bytes, bytes]) -> Budget:
     return budget
 
 
-class Route(ABC, Generic[T]):
-    """One model endpoint. `shape` is what it reads."""
+class Resource(ABC):
+    """What is at one path. `shape` is what it reads, if it reads anything; `streams` says that it may answer with events."""
 
     methods = "POST, OPTIONS"
-    shape: type[T] | None = None
+    shape: Any = None
     streams = False
 
     def __init__(self, handler: Handler, path: str, catalogue: Catalogue) -> None:
         self.handler = handler
         self.path = path
         self.catalogue = catalogue
+
+    @abstractmethod
+    def __call__(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
+        """Begin to answer."""
+
+    def refuse(self, error: Exception, request: Request, head: bytes = b"") -> Response:
+        """The answer to a request that never becomes a call."""
+        if isinstance(error, MethodNotAllowed):
+            head += b"allow: %b\r\n" % self.methods.encode()
+        identity = request_id(request.headers) or self.handler.runtime.next_id()
+        self.handler.note(identity, self.path, error)
+        return faults.response(error, identity, b"x-request-id: %b\r\n%b" % (identity.encode("ascii"), head))
+
+
+class Route(Resource, Generic[T]):
+    """A resource that answers POST. `shape` is the type T."""
 
     @abstractmethod
     def answer(self, body: T, asked: Asked) -> Answer | Coroutine[Any, Any, Answer]:
@@ -190,7 +206,7 @@ class Route(ABC, Generic[T]):
 
     def read(self, request: Request) -> T:
         """The body. Raises InvalidRequest."""
-        found: T = decode_any(self.checked(request), JSON, self.shape or Any)
+        found: T = decode_any(self.checked(request), JSON, self.shape)
         return found
 
     def checked(self, request: Request) -> bytes:
@@ -202,14 +218,6 @@ class Route(ABC, Generic[T]):
         if not request.body:
             raise InvalidRequest("the body is empty; send a JSON object")
         return request.body
-
-    def refuse(self, error: Exception, request: Request, head: bytes = b"") -> Response:
-        """The answer to a request that never becomes a call."""
-        if isinstance(error, MethodNotAllowed):
-            head += b"allow: %b\r\n" % self.methods.encode()
-        identity = request_id(request.headers) or self.handler.runtime.next_id()
-        self.handler.note(identity, self.path, error)
-        return faults.response(error, identity, b"x-request-id: %b\r\n%b" % (identity.encode("ascii"), head))
 
     def model(self, name: str | None, kinds: tuple[type[Any], ...]) -> Any:
         """The model that is asked for. Raises NoModel."""
@@ -234,13 +242,10 @@ async def aside(size: int, work: Any, *args: Any) -> Any:
     return work(*args) if size <= AWAY else await asyncio.to_thread(work, *args)
 
 
-class Models(Route[Any]):
+class Models(Resource):
     """`GET /v1/models` and `/v1/models/{name}`."""
 
     methods = "GET, HEAD, OPTIONS"
-
-    def answer(self, body: Any, asked: Asked) -> Answer:
-        raise NotImplementedError
 
     def __call__(self, request: Request) -> Answer:
         if request.method == "OPTIONS":
