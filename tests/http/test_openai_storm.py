@@ -179,8 +179,9 @@ def test_storm(seed: int) -> None:
             runtime.log.subscribe(lambda entries: ends.update(e.id for e in entries if e.id.startswith("call-")))
             storm = Storm(seed, server.port)
             await storm.run()
-            while runtime.busy():
-                await asyncio.sleep(0.01)  # what was left behind ends by itself; the test has an end
+            async with asyncio.timeout(60):
+                while runtime.busy():
+                    await asyncio.sleep(0.01)  # what was left behind ends by itself
             runtime.log.flush()
             held = [repr(s) for s in runtime.scheduler.stations.values() if s.waiting or s.running or s.staged]
         return storm, ends, held

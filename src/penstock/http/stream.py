@@ -133,15 +133,22 @@ class Writing(ABC):
             if isinstance(self.waiting, asyncio.Future):
                 self.waiting.cancel()  # a heartbeat's
 
-    async def put(self, data: bytes, out: Out) -> None:
-        """Write; waits only while the reader is behind."""
+    def send(self, data: bytes, out: Out) -> Awaitable[None] | None:
+        """Write; gives what to await before the next one, while the reader is behind."""
         if self.waiting is not None:
-            await self._settle()  # a heartbeat's
+            return self._send_after(data, out)  # a heartbeat's write
         waiting = out.write(data) if self.started else self._start(data)
         self.quiet = 0
+        if waiting is None:
+            return None
+        self.waiting = waiting
+        return self._settle()
+
+    async def _send_after(self, data: bytes, out: Out) -> None:
+        await self._settle()
+        waiting = self.send(data, out)
         if waiting is not None:
-            self.waiting = waiting
-            await self._settle()
+            await waiting
 
     async def _settle(self) -> None:
         """Await the last write. It stays in `waiting` meanwhile, so that no heartbeat comes between."""
@@ -205,19 +212,14 @@ class EventStream(Writing):
         self.sign = PING if events else BLANK
 
     async def pull(self, out: Out) -> None:
-        count, events, write = 0, self.events, out.write
+        count, events = 0, self.events
         async with aclosing(self.exchange.call.__aiter__()) as items:  # type: ignore[type-var]
             async for item in items:
                 data = b"id: %d\ndata: %b\n\n" % (count, encode_json(item)) if events else encode_json(item) + b"\n"
                 count += 1
-                if self.waiting is not None or not self.started:
-                    await self.put(data, out)
-                    continue
-                waiting = write(data)  # as `put`, without its coroutine
-                self.quiet = 0
+                waiting = self.send(data, out)
                 if waiting is not None:
-                    self.waiting = waiting
-                    await self._settle()
+                    await waiting
 
     def _start(self, data: bytes) -> Awaitable[None] | None:
         return super()._start(RETRY + data if self.events else data)

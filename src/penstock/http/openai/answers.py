@@ -40,20 +40,13 @@ class ChunkStream(Writing):
 
     async def pull(self, out: Out) -> None:
         self.generation, self.form = generation, form = await self.make()
-        write, chunks = out.write, form.chunks
+        chunks = form.chunks
         async with aclosing(generation.groups()) as groups:
             async for group in groups:
                 data = chunks(group)
-                if not data:
-                    continue
-                if self.waiting is not None or not self.started:
-                    await self.put(data, out)
-                    continue
-                waiting = write(data)  # as `put`, without its coroutine
-                self.quiet = 0
+                waiting = self.send(data, out) if data else None
                 if waiting is not None:
-                    self.waiting = waiting
-                    await self._settle()
+                    await waiting
 
     def head(self) -> bytes:
         return self.asked.head() + SSE_HEAD

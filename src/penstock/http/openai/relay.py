@@ -103,7 +103,9 @@ class EventRelay(Writing):
                     count += 1
                     said = _tokens(item) or said
                     kind = b"event: %b\n" % str(item.get("type", "")).encode() if self.named else b""
-                    await self.put(b"%bdata: %b\n\n" % (kind, _encode(_renamed(item, self.model))), out)
+                    waiting = self.send(b"%bdata: %b\n\n" % (kind, _encode(_renamed(item, self.model))), out)
+                    if waiting is not None:
+                        await waiting
         finally:
             self.asked.used(said or (self.asked.admitted + count if count else 0))
 
