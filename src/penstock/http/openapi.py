@@ -150,7 +150,12 @@ def _model_path(route: Resource, schema: Any) -> dict[str, Any]:
     responses: dict[str, Any] = {status: {"description": text, "content": error} for status, text in _MODEL_FAULTS.items()}
     answer: dict[str, Any] = {"application/json": {"schema": {}}}
     if route.streams:
-        answer["text/event-stream"] = {"schema": {"type": "string"}}
+        event = {
+            "type": "object",
+            "required": ["data"],
+            "properties": {"data": {"type": "string"}, "event": {"type": "string"}},
+        }
+        answer["text/event-stream"] = {"schema": event}
     responses["200"] = {"description": "The answer", "headers": _ANSWERED, "content": answer}
     body = {"required": True, "content": {"application/json": {"schema": schema}}}
     summary = (type(route).__doc__ or "").partition("\n")[0]
