@@ -35,18 +35,13 @@ class HasClock(Protocol):
     def clock(self) -> float: ...
 
 
-class Frame:
+class Frame(msgspec.Struct, eq=False):
     """The ambient state of one call, or of a `with budget(...)` block (then `request` is its caller's)."""
 
-    __slots__ = ("budget", "request", "runtime", "within")
-
-    def __init__(
-        self, budget: Budget, request: Request | None = None, runtime: HasClock | None = None, within: float | None = None
-    ) -> None:
-        self.budget = budget
-        self.request = request
-        self.runtime = runtime
-        self.within = within  # seconds from the making of a call; where no clock was known when it was set
+    budget: Budget
+    request: Request | None = None
+    runtime: HasClock | None = None
+    within: float | None = None  # seconds from the making of a call; where no clock was known when it was set
 
 
 NO_BUDGET = Budget()

@@ -19,6 +19,9 @@ class Item:
     def remaining(self) -> float | None:
         return None
 
+    def enter(self) -> None:
+        pass
+
 
 @dataclass(eq=False)
 class Request:

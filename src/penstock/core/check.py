@@ -37,8 +37,12 @@ def check(scheduler: Scheduler, now: float) -> None:
         assert state.effective <= state.capacity
         assert state.leases == leases
     assert all(s.blocked is not None for s in scheduler.line), "somebody stands in line for nobody"
-    if scheduler.timers:
-        assert scheduler.wake_at <= scheduler.timers[0][0], "a timer would be slept through"
+    timers = scheduler.timers
+    assert timers.wake_at == min((at for at, _, _ in timers.heap), default=math.inf), "a timer would be slept through"
+    look = min((at for at, _, what in timers.heap if what is None), default=math.inf)
+    for request in timers.noted:
+        late = request.state not in (ABANDONED, ENDED) and request.deadline is not None and request.deadline < look
+        assert not late, f"the deadline of {request!r} would be slept through"
 
 
 def idle(scheduler: Scheduler) -> None:
@@ -53,7 +57,7 @@ def idle(scheduler: Scheduler) -> None:
         assert all(replica.gone for replica in station.replicas if replica.leaving), f"{station!r}: one never left"
     for pool in scheduler.pools.values():
         assert pool.used == 0.0 and pool.leases == 0, f"{pool!r} leaks"
-    assert scheduler.dated == 0, "deadlines are still counted"
+    assert scheduler.timers.dated == 0, "deadlines are still counted"
 
 
 def _counts(scheduler: Scheduler, station: Station) -> None:

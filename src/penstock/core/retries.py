@@ -40,7 +40,7 @@ def retries(s: Scheduler, work: Work, request: Request, error: BaseException, no
     request.failed_on = (*request.failed_on, work.replica)
     request.state = BACKOFF
     request.work = None
-    s.arm(at, request)
+    s.timers.add(at, request)
     return True
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from heapq import heapify, heappop, heappush
 from random import Random
 
 from penstock.core import replicas, streams, timeouts
@@ -21,6 +20,7 @@ from penstock.core.pool import LockOrder, Pool, PoolState
 from penstock.core.request import ABANDONED, BACKOFF, ENDED, PENDING, QUEUED, RUNNING, STAGED, Request, Work
 from penstock.core.retries import retries
 from penstock.core.station import Station, StationOptions
+from penstock.core.timers import Timers
 from penstock.errors import (
     DeadlineExceeded,
     DeadlockRefused,
@@ -40,15 +40,18 @@ class Scheduler:
         self.stations: dict[str, Station] = {}
         self.pools: dict[Pool, PoolState] = {}
         self.locks = LockOrder()
-        self.timers: list[tuple[float, int, Request | Station]] = []
-        self.wake_at = math.inf
+        self.timers = Timers(self.stations)
         self.seq = 0
-        self.dated = 0  # requests with a deadline that have not ended
         self.out: list[Command] = []
         self.bypass = 16  # how many may pass a request that waits for room in a pool
         self.line: dict[Station, None] = {}  # who waits for room in a pool, in the order in which they began to
         self.barring = False  # somebody there waits for what is kept for another
         self.lapsed = False  # a request has left the queue of somebody there
+
+    @property
+    def wake_at(self) -> float:
+        """When `tick` is to be called next."""
+        return self.timers.wake_at
 
     # Stations and replicas
 
@@ -123,7 +126,7 @@ class Scheduler:
             self.end(request, "refused", now, error)
             return self._flush(now)
         if request.deadline is not None:
-            self._date(request, request.deadline)
+            self.timers.date(request, request.deadline, now)
         request.state = QUEUED
         station.enqueue(request, now)
         at = now + station.start_timeout
@@ -162,7 +165,7 @@ class Scheduler:
         if station.needs and (starved(self, station) or not self._fits(station, request, now)):
             return False
         if request.deadline is not None:
-            self._date(request, request.deadline)
+            self.timers.date(request, request.deadline, now)
         if station.waiting:
             station.queue.charge(request, request.cost)  # a nested call passes the queue, not the account
         if station.direct:
@@ -171,10 +174,6 @@ class Scheduler:
             replica = station.free[-1] if station.router is None else station.router.pick(request, now, self.random)
             start(self, Work(station, replica, [request], "alone", request.cost), now)
         return True
-
-    def _date(self, request: Request, deadline: float) -> None:
-        self.dated += 1
-        self.arm(deadline, request)
 
     def cancel(self, request: Request, now: float) -> Sequence[Command]:
         """The caller does not want the answer any more. The caller itself is not told again."""
@@ -295,7 +294,7 @@ class Scheduler:
         station = request.station
         assert station is not None
         if request.deadline is not None and request.state != PENDING:
-            self.dated -= 1
+            self.timers.dated -= 1
         work = request.work
         if stops:
             request.state = ENDED
@@ -340,28 +339,16 @@ class Scheduler:
         """Look at this station again no later than `at`."""
         if at < station.check_at:
             station.check_at = at
-            self.arm(at, station)
-
-    def arm(self, at: float, what: Request | Station) -> None:
-        timers = self.timers
-        if len(timers) > 2 * (self.dated + len(self.stations)) + 64:
-            timers[:] = [entry for entry in timers if _alive(entry)]
-            heapify(timers)
-        self.seq += 1
-        heappush(timers, (at, self.seq, what))
-        self.wake_at = timers[0][0]
+            self.timers.add(at, station)
 
     def tick(self, now: float) -> Sequence[Command]:
         """Time has passed: expire, promote, release, retry."""
-        timers = self.timers
-        while timers and timers[0][0] <= now:
-            at, _, what = heappop(timers)
-            if not isinstance(what, Station):
-                timeouts.request_due(self, what, now)
-            elif at == what.check_at:
-                what.check_at = math.inf
-                timeouts.station_due(self, what, now)
-        self.wake_at = timers[0][0] if timers else math.inf
+        while (due := self.timers.pop(now)) is not None:
+            if isinstance(due, Station):
+                due.check_at = math.inf
+                timeouts.station_due(self, due, now)
+            else:
+                timeouts.request_due(self, due, now)
         return self._flush(now)
 
     # The end of the runtime
@@ -381,7 +368,7 @@ class Scheduler:
             for request in left:
                 if request.state not in (ABANDONED, ENDED):
                     self.abandon(request, "cancelled", now, ShuttingDown(f"{station.name} was shut down"))
-        for _, _, what in list(self.timers):
+        for _, _, what in list(self.timers.heap):
             if isinstance(what, Request) and what.state == BACKOFF:
                 self.abandon(what, "cancelled", now, ShuttingDown("shut down"))
         return self._flush(now)
@@ -393,8 +380,3 @@ class Scheduler:
             return _NOTHING
         out, self.out = self.out, []
         return out
-
-
-def _alive(entry: tuple[float, int, Request | Station]) -> bool:
-    at, _, what = entry
-    return at == what.check_at if isinstance(what, Station) else what.state not in (ABANDONED, ENDED)

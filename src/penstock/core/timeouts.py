@@ -72,8 +72,8 @@ def redate(s: Scheduler, request: Request, deadline: float | None) -> None:
         request.deadline = deadline
     elif request.state not in (ABANDONED, ENDED) and request.deadline != deadline:
         if request.deadline is None:
-            s.dated += 1
+            s.timers.dated += 1
         request.deadline = math.inf if deadline is None else deadline
         if deadline is not None:
-            s.arm(deadline, request)
+            s.timers.add(deadline, request)
             station.earliest = min(station.earliest, deadline)

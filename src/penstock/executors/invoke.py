@@ -25,13 +25,14 @@ def own_error(kind: str, text: str) -> PenstockError:
     return _KINDS.get(kind, ServiceFailed)(text)
 
 
-def contain(name: str, error: BaseException) -> BaseException:
-    """The exception to report for what a body raised; drops the executor's own frame from its traceback.
+def contain(name: str, error: BaseException, own: int = 1) -> BaseException:
+    """The exception to report for what a body raised; drops the executor's own frames from its traceback.
 
-    Without that frame an error keeps no reference to the work that it is a result of, hence no cycle.
+    Without them an error keeps no reference to the work that it is a result of, hence no cycle.
     """
-    if error.__traceback__ is not None:
-        error.__traceback__ = error.__traceback__.tb_next
+    for _ in range(own):
+        if error.__traceback__ is not None:
+            error.__traceback__ = error.__traceback__.tb_next
     if isinstance(error, StopIteration | StopAsyncIteration):
         held: ServiceError = ServiceFailed(f"{name} raised {type(error).__name__}, which a future cannot hold")
     elif isinstance(error, Exception | asyncio.CancelledError):
@@ -81,11 +82,16 @@ def _call(name: str, fn: Callable[..., Any], item: Any) -> Any:
     try:
         if context is None:
             return fn(*item.args, **item.kwargs)
-        return context.run(fn, *item.args, **item.kwargs)
+        return context.run(_within, fn, item)
     except BaseException as error:
-        return contain(name, error)
+        return contain(name, error, 1 if context is None else 2)
     finally:
         del item  # an error keeps the body's frame, and with it the frames that called it
+
+
+def _within(fn: Callable[..., Any], item: Any) -> Any:
+    item.enter()
+    return fn(*item.args, **item.kwargs)
 
 
 def cancelled(requests: Sequence[Any]) -> list[Any]:

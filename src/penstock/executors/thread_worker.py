@@ -164,6 +164,8 @@ class Worker:
             return cancelled(requests)
         item = requests[0].item
         try:
+            if item.context is not None:
+                item.enter()
             generator = target(*item.args, **item.kwargs)
             try:
                 for value in generator:

@@ -36,6 +36,7 @@ class Binding:
         self.service = service
         self.name = service.name
         self.scheduler = runtime.scheduler
+        self.timers = runtime.scheduler.timers
         self.station = station
         self.direct = station.direct
         self.batched = service.batched
@@ -128,7 +129,7 @@ class Binding:
             runtime.apply(commands)
         if self.station.elastic and request.state == QUEUED and not self.station.free:
             runtime.replicas.more(self)
-        if self.scheduler.wake_at < runtime.armed:
+        if self.timers.wake_at < runtime.armed:
             runtime.arm()
 
     def _nest(self, request: Request, parent: Request) -> None:
@@ -176,7 +177,7 @@ class Binding:
             self.record(call, failure)
         if commands:
             runtime.apply(commands)
-        if self.scheduler.wake_at < runtime.armed:
+        if self.timers.wake_at < runtime.armed:
             runtime.arm()
         if runtime.closing:
             runtime.settle()
@@ -238,7 +239,7 @@ class Binding:
                 call.stream.close(error)
             else:
                 call.answer(result, error)
-        if self.scheduler.wake_at < runtime.armed:
+        if self.timers.wake_at < runtime.armed:
             runtime.arm()
         if runtime.closing:
             runtime.settle()

@@ -150,7 +150,8 @@ class BoundCall(LazyFuture):
         elif binding.direct:
             binding.runtime.loop.create_task(self._drive())
         else:
-            self._take_context()
+            if binding.contextual:
+                self.context = copy_context()
             binding.submit(self)
         return self
 
@@ -160,7 +161,8 @@ class BoundCall(LazyFuture):
         if self.used or self.begun or binding.direct or binding.streams or get_ident() != binding.runtime.thread:
             return False
         self.used = True
-        self._take_context()
+        if binding.contextual:
+            self.context = copy_context()
         self.future = waiter
         binding.submit(self)
         return True
@@ -217,6 +219,10 @@ class BoundCall(LazyFuture):
         """Seconds left of the deadline."""
         deadline = self.budget.deadline
         return None if deadline is None else deadline - self.binding.runtime.clock()
+
+    def enter(self) -> None:
+        """What runs from here on in this context is part of this call."""
+        frame_var.set(Frame(self.budget, self.request, self.binding.runtime))
 
     # On the loop: the body runs in the task that awaits
 
@@ -282,15 +288,10 @@ class BoundCall(LazyFuture):
 
     # Elsewhere: an executor runs the body
 
-    def _take_context(self) -> None:
-        binding = self.binding
-        if binding.contextual:
-            context = self.context = copy_context()
-            context.run(frame_var.set, Frame(self.budget, self.request, binding.runtime))
-
     async def _wait_for_answer(self) -> Any:
         binding = self.binding
-        self._take_context()
+        if binding.contextual:
+            self.context = copy_context()
         self.future = binding.runtime.loop.create_future()
         binding.submit(self)
         try:

@@ -62,5 +62,5 @@ def _tell(binding: Binding, begun: Sequence[Request], gaps: int, spent: float, n
             runtime.apply(commands)
     if gaps and station.paced and (commands := scheduler.paced(station, gaps, spent, now)):
         runtime.apply(commands)
-    if scheduler.wake_at < runtime.armed:
+    if binding.timers.wake_at < runtime.armed:
         runtime.arm()

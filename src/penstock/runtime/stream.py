@@ -150,8 +150,7 @@ class Inbox:
 
 async def _receive(call: BoundCall) -> AsyncGenerator[Any, None]:
     binding, request = call.binding, call.request
-    context = call.context = copy_context()
-    context.run(frame_var.set, Frame(call.budget, request, binding.runtime))
+    call.context = copy_context()
     inbox = call.stream = Inbox()
     loop, clock = binding.runtime.loop, binding.runtime.clock
     call.runner = asyncio.current_task(binding.runtime.loop)
