@@ -32,6 +32,7 @@ from penstock.core import (
     streams,
     targets,
     timeouts,
+    timers,
 )
 from penstock.core.policy import batch, breaker, limit, retry
 from penstock.executors import inline, slots
@@ -141,7 +142,7 @@ MUTATIONS = {
     "bytes that stay counted": (station.Station, "dequeued", "self.queued_bytes -= request.size", "pass"),
     "staged work that is forgotten": (scheduler.Scheduler, "revoked", "back.append(request)", "pass"),
     "a gap that is not kept": (limit.RateState, "ready_at", "self.last + self.policy.min_gap", "now"),
-    "a timer that is not armed": (scheduler.Scheduler, "check", "self.arm(at, station)", "pass"),
+    "a timer that is not armed": (scheduler.Scheduler, "check", "self.timers.add(at, station)", "pass"),
     "a bound that is not checked": (admission, "overfull", "queued >= bound.items", "False"),
     "a batch that mixes keys": (dispatch, "_batch", "if batch.key is not None else able", "if False else able"),
     "a batch that costs too much": (batch, "choose", "costs[n - 1] > most", "False"),
@@ -154,7 +155,9 @@ MUTATIONS = {
         "sorted(self.waiting, key=lambda r: r.queued)",
         "set(self.waiting)",
     ),
-    "a deadline that is not armed": (scheduler.Scheduler, "_date", "self.arm(deadline, request)", "pass"),
+    "a deadline that is not armed": (timers.Timers, "date", "self.add(deadline, request)", "pass"),
+    "a deadline that was noted and forgotten": (timers.Timers, "_look", "self.add(request.deadline, request)", "pass"),
+    "notes that nobody looks at": (timers.Timers, "date", "self.add(now + SOON, None)", "pass"),
     "a retry without its budget": (retry.RetryBudget, "withdraw", "self.tokens -= 1.0", "pass"),
     "a retry after the first output": (retries, "retries", "request.first is not None", "False"),
     "idling that earns credit": (

@@ -189,12 +189,13 @@ def _starts_in(station: Station, request: Request, now: float) -> float:
 
 def _roomy(station: Station, request: Request, now: float) -> bool:
     """Whether even behind all that waits, and two more rounds, this request would be in time; cheap to ask."""
-    if len(station.waiting) + station.servers < station.elastic:
+    queued, patience = len(station.waiting), station.patience
+    if queued + station.servers < station.elastic:
         return True
     servers = station.servers if station.replicas else station.in_flight
-    if servers == 0 or station.rates or (station.patience is not None and station.patience.hurried(request.tenant)):
+    if servers == 0 or station.rates or (patience is not None and patience.leaving and patience.hurried(request.tenant)):
         return False  # that takes a closer look
-    rounds = len(station.waiting) // (int(station.full_items) or 1) + station.staged
+    rounds = queued // (int(station.full_items) or 1) + station.staged
     wait = station.round_seconds() * (3.0 + rounds / servers)
     return wait <= station.max_wait and (request.deadline is None or now + wait <= request.deadline)
 

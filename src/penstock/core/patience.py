@@ -234,7 +234,8 @@ class PatienceBook:
 
     def hurried(self, tenant: str) -> bool:
         """Whether any of this tenant's callers has ever left."""
-        return self.leaving and (patience := self.tenants.get(tenant)) is not None and patience.hurried
+        patience = self.tenants.get(tenant)
+        return patience is not None and patience.hurried
 
     def seconds(self, tenant: str, now: float, waiting: Callable[[], Sample]) -> float:
         patience = self.tenants.get(tenant)

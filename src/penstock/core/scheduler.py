@@ -110,7 +110,7 @@ class Scheduler:
             error = self._circle(station, request)
         if error is None and station.hangups.tenants:
             error = hopeless(station, request, now)
-        if error is None and (station.waiting or station.targets.pressed(now)):
+        if error is None and station.targets.ttft is not None and (station.waiting or station.targets.pressed(now)):
             error = slow(station, request, now)
         if error is not None:
             self.end(request, "expired" if isinstance(error, DeadlineExceeded) else "refused", now, error)
@@ -132,13 +132,13 @@ class Scheduler:
         at = now + station.start_timeout
         if at < station.check_at:
             self.check(station, at)
-        if not station.gathers(request, now) and not self._blocked(station, request, now):
+        if not station.gathers(request, now) and (station.blocked is None or not self._blocked(station, request, now)):
             dispatch(self, station, now)
         return self._flush(now) if self.out or self.barring else _NOTHING
 
     def _blocked(self, station: Station, request: Request, now: float) -> bool:
         """Whether others here wait for room already, and this one does not fit either."""
-        return station.blocked is not None and station.batch is None and not self._fits(station, request, now)
+        return station.batch is None and not self._fits(station, request, now)
 
     def _fits(self, station: Station, request: Request, now: float) -> bool:
         return not barred(self, station, now) and fits(station, (request,))

@@ -90,8 +90,11 @@ def _call(name: str, fn: Callable[..., Any], item: Any) -> Any:
 
 
 def _within(fn: Callable[..., Any], item: Any) -> Any:
-    item.enter()
-    return fn(*item.args, **item.kwargs)
+    try:
+        item.enter()
+        return fn(*item.args, **item.kwargs)
+    finally:
+        del item  # for the same reason
 
 
 def cancelled(requests: Sequence[Any]) -> list[Any]:
