@@ -156,7 +156,12 @@ MUTATIONS = {
         "set(self.waiting)",
     ),
     "a deadline that is not armed": (timers.Timers, "date", "self.add(deadline, request)", "pass"),
-    "a deadline that was noted and forgotten": (timers.Timers, "_look", "self.add(request.deadline, request)", "pass"),
+    "a deadline that was noted and forgotten": (
+        timers.Timers,
+        "_look",
+        "self.heap.append((request.deadline, self.seq, request))",
+        "pass",
+    ),
     "notes that nobody looks at": (timers.Timers, "date", "self.add(now + SOON, None)", "pass"),
     "a retry without its budget": (retry.RetryBudget, "withdraw", "self.tokens -= 1.0", "pass"),
     "a retry after the first output": (retries, "retries", "request.first is not None", "False"),

@@ -18,7 +18,7 @@ QUEUED: Final = 1
 STAGED: Final = 2
 RUNNING: Final = 3
 BACKOFF: Final = 4
-ABANDONED: Final = 5
+ABANDONED: Final = 5  # from here on nobody waits for it
 ENDED: Final = 6
 
 STATE_NAMES: Final = ("pending", "queued", "staged", "running", "backoff", "abandoned", "ended")

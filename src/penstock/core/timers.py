@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from heapq import heapify, heappop, heappush
 
-from penstock.core.request import ABANDONED, ENDED, Request
+from penstock.core.request import ABANDONED, Request
 from penstock.core.station import Station
 
 SOON = 0.05  # seconds
@@ -19,12 +19,13 @@ SOON = 0.05  # seconds
 class Timers:
     """Of one scheduler. `wake_at` is when the first is due; ties are in the order of their coming."""
 
-    __slots__ = ("dated", "heap", "noted", "seq", "stations", "wake_at")
+    __slots__ = ("dated", "heap", "most", "noted", "seq", "stations", "wake_at")
 
     def __init__(self, stations: Mapping[str, Station]) -> None:
         self.stations = stations
         self.heap: list[tuple[float, int, Request | Station | None]] = []  # None: look at what was noted
         self.noted: list[Request] = []
+        self.most = 64  # that are noted before those are dropped that have ended
         self.dated = 0  # requests with a deadline that have not ended
         self.seq = 0
         self.wake_at = math.inf
@@ -38,6 +39,9 @@ class Timers:
         if not self.noted:
             self.add(now + SOON, None)
         self.noted.append(request)
+        if len(self.noted) > self.most:
+            self.noted = [r for r in self.noted if r.state < ABANDONED]
+            self.most = 2 * len(self.noted) + 64
 
     def add(self, at: float, what: Request | Station | None) -> None:
         """Give this back at `at`; a request only if it has not ended."""
@@ -63,14 +67,17 @@ class Timers:
         return found
 
     def _look(self) -> None:
+        """Those that are still under way are no longer rare: they get a place in the heap."""
         noted, self.noted = self.noted, []
         for request in noted:
-            if request.state not in (ABANDONED, ENDED) and request.deadline is not None:
-                self.add(request.deadline, request)
+            if request.state < ABANDONED and request.deadline is not None:
+                self.seq += 1
+                self.heap.append((request.deadline, self.seq, request))
+        heapify(self.heap)
 
 
 def _alive(entry: tuple[float, int, Request | Station | None]) -> bool:
     at, _, what = entry
     if isinstance(what, Station):
         return at == what.check_at
-    return what is None or what.state not in (ABANDONED, ENDED)
+    return what is None or what.state < ABANDONED
