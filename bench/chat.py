@@ -52,6 +52,12 @@ class Offline:
         self.model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
         self.writing = Writing(folder, context=1024, stops=frozenset(), dtype=None, replicas=1, pickles=False)
 
+    def run(self, way: str) -> tuple[float, float]:
+        """Seconds, and CPU seconds of this thread."""
+        began, used = time.perf_counter(), time.thread_time()
+        getattr(self, way.replace(" ", "_"))()
+        return time.perf_counter() - began, time.thread_time() - used
+
     def one_by_one(self) -> None:
         self._static(1)
 
@@ -131,7 +137,7 @@ class Served:
         self.model = chat(folder, name="tiny", on=ps.Process(threads=1), context=1024, slots=N)
         self.app = ps.App(models=[self.model], log=False)
 
-    async def rounds(self, ways: list[str], count: int) -> list[tuple[str, float, float]]:
+    async def rounds(self, ways: list[str], count: int, offline: Offline | None) -> list[tuple[str, float, float]]:
         """(way, seconds, the model's CPU seconds), a round after the other."""
         import psutil
 
@@ -148,11 +154,14 @@ class Served:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
             )
-            for _ in range(count):
-                for way in ways:
-                    before = sum(child.cpu_times()[:2])
-                    took = await (self.in_process() if way == "in process" else self.over_http(client))
-                    found.append((way, took, sum(child.cpu_times()[:2]) - before))
+            for way in ways * count:
+                if way in OFFLINE:
+                    assert offline is not None
+                    found.append((way, *await asyncio.to_thread(offline.run, way)))
+                    continue
+                before = sum(child.cpu_times()[:2])
+                took = await (self.in_process() if way == "in process" else self.over_http(client))
+                found.append((way, took, sum(child.cpu_times()[:2]) - before))
             client.kill()
             await client.wait()
         return found
@@ -227,21 +236,11 @@ def measure(folder: Path, asked: list[tuple[list[int], int]], ways: list[str], r
     tokens = sum(count for _, count in asked)
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     cpu: dict[str, list[float]] = {way: [] for way in ways}
-    offline = [way for way in ways if way in OFFLINE]
-    served = [way for way in ways if way in SERVED]
-    if offline:
-        engine = Offline(folder, asked)
-        for n in range(rounds + 1):
-            for way in offline:
-                began, used = time.perf_counter(), time.process_time()
-                getattr(engine, way.replace(" ", "_"))()
-                if n:  # the first round warms up
-                    seconds[way].append(time.perf_counter() - began)
-                    cpu[way].append(time.process_time() - used)
-    if served:
-        for way, took, used in asyncio.run(Served(folder, asked).rounds(served, rounds + 1))[len(served) :]:
-            seconds[way].append(took)
-            cpu[way].append(used)
+    offline = Offline(folder, asked) if set(ways) & set(OFFLINE) else None
+    found = asyncio.run(Served(folder, asked).rounds(ways, rounds + 1, offline))
+    for way, took, used in found[len(ways) :]:  # the first round warms up
+        seconds[way].append(took)
+        cpu[way].append(used)
     return [
         {
             "way": way,

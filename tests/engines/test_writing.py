@@ -275,7 +275,13 @@ def test_memory_follows_what_is_in_use() -> None:
     assert model.lm.cache.room() == (8, 256)
     for slot in range(5):
         model.drop(slot)
+    assert model.lm.cache.room() == (8, 256)  # the next crowd need not make room again
+    one(model, [5] * 140, **GREEDY)
+    assert model.lm.cache.room() == (1, 256)
+    one(model, [5] * 9, **GREEDY)
     assert model.lm.cache.room() == (1, 128)
+    for kept in model.lm.cache.kept.values():
+        assert not any(values.any() for values in kept)
 
 
 # Models that are not plain

@@ -119,6 +119,23 @@ def test_starts_are_worked_off_beside_the_others_at_the_price_that_was_learned()
     assert seconds <= 0.0155
 
 
+@pytest.mark.parametrize(("crowd", "times"), [(1, 1.5), (4, 3.0), (40, 8.0)])
+def test_every_start_adds_as_much_to_a_step_within_a_bound(crowd: int, times: float) -> None:
+    """Prompts that come together are read together: read one after the other, each would make the others' steps longer."""
+    s = stepper(buffer=10**9)
+    for slot in range(4):
+        s.join(slot, slot, None)
+    for _ in range(50):
+        s.absorb(plan := s.plan(), [], 0.010)
+    for slot in range(4, 4 + crowd):
+        s.join(slot, slot, 100_000)
+    for _ in range(60):
+        plan = s.plan()
+        seconds = 0.010 + 0.0001 * sum(units for slot, units in plan.items() if slot >= 4)
+        s.absorb(plan, [], seconds)
+    assert seconds == pytest.approx(0.010 * times, rel=0.02)
+
+
 def test_a_step_is_as_long_as_the_pace_allows_whatever_the_model_costs() -> None:
     s = stepper(longest=0.1, buffer=10**9)
     for slot in range(40):

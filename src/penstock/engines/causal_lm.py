@@ -69,7 +69,9 @@ class CausalLM:
         second = self.forward(ids[:1] + ids[4:-1], self.pack([0], [Piece(1, 4, PROBE - 5)]), None)[1:]
         self.cache.exchange(0, 1, PROBE)
         third = self.forward(ids[-1:], self.pack([PROBE - 1], []), None)
-        self.cache.clear()
+        for row in range(2):
+            self.cache.wipe(row, PROBE)
+        self.cache.settle()
         return torch.cat([first, second, third]).float()
 
     def pack(self, lengths: list[int], pieces: list[Piece]) -> Pack:

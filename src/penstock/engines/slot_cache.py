@@ -6,7 +6,8 @@ public protocols: a `Cache`, whose `update` puts each token's key and value into
 attention function, which knows whose each token is and lets it see its own row only.
 
 Keys and values of a layer are [rows, heads, tokens, size]. Requests that write are in the first rows, so that all of them
-attend in one call without a copy. Rows and tokens grow by doubling, layer by layer, to the most that are in use at once.
+attend in one call without a copy. Rows and tokens grow by doubling, layer by layer, to the most that are in use at once; when
+nobody is left, what was not needed since the last such moment is given back.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         self.pack: Pack | None = None
         self.rows = 1
         self.tokens = LEAST
+        self.most = (1, LEAST)  # rows and tokens that were needed since it was last empty
 
     # transformers' side
 
@@ -150,12 +152,14 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     # The engine's side
 
+    def fits(self, rows: int, tokens: int) -> bool:
+        """Whether there is room for so many, who are needed now."""
+        self.most = max(self.most[0], rows), max(self.most[1], tokens)
+        return rows <= self.rows and tokens <= self.tokens
+
     def grow(self, rows: int, tokens: int) -> None:
         """Make room for so many. Raises what says that there is no memory; what is kept stays as it was."""
-        while self.rows < rows:
-            self.rows *= 2
-        while self.tokens < tokens:
-            self.tokens *= 2
+        self.rows, self.tokens = _doubled(self.rows, rows), _doubled(self.tokens, tokens)
         for layer, kept in self.kept.items():
             if kept[0].shape[0] < self.rows or kept[0].shape[2] < self.tokens:
                 self.kept[layer] = (self._larger(kept[0]), self._larger(kept[1]))
@@ -185,8 +189,18 @@ class SlotCache(Cache):  # type: ignore[misc]
             for values in kept:
                 values[row, :, :tokens] = 0
 
-    def clear(self) -> None:
-        """Nobody is left: give the memory back."""
-        self.rows, self.tokens = 1, LEAST
+    def settle(self) -> None:
+        """Nobody is left."""
+        rows, tokens = _doubled(1, self.most[0]), _doubled(LEAST, self.most[1])
+        self.most = 1, LEAST
+        if (rows, tokens) == (self.rows, self.tokens) == self.room():
+            return
+        self.rows, self.tokens = min(rows, self.rows), min(tokens, self.tokens)
         for layer, (keys, values) in self.kept.items():
             self.kept[layer] = self._room(keys), self._room(values)
+
+
+def _doubled(size: int, least: int) -> int:
+    while size < least:
+        size *= 2
+    return size

@@ -123,11 +123,10 @@ class Writing:
             return
         self.rows[seat.row] = None
         with torch.inference_mode():
-            if self.seats:
-                self.lm.cache.wipe(seat.row, seat.known)
-            else:
+            self.lm.cache.wipe(seat.row, seat.known)
+            if not self.seats:
                 self.rows.clear()
-                self.lm.cache.clear()
+                self.lm.cache.settle()
 
     def step(self, plan: Mapping[int, int]) -> Out:
         """One forward: a token more of everybody who writes, and so many tokens of the prompts that are being read."""
@@ -209,7 +208,7 @@ class Writing:
         cache = self.lm.cache
         rows = max(seat.row for seat, _ in asked) + 1
         tokens = max(seat.known + units for seat, units in asked)
-        if rows <= cache.rows and tokens <= cache.tokens:
+        if cache.fits(rows, tokens):
             return asked
         try:
             cache.grow(rows, tokens)

@@ -24,10 +24,10 @@ class Slots:
 
     Callers read items as a stream, or with `stream=False` await the last one (denoising). `budget` bounds the units of
     one step: each slot under way takes one, the rest goes to starts, which are worked off in pieces so that no long
-    prompt holds up the others. Without it, seconds = a + b x units is fitted to the steps, and starts get what keeps a
-    step within `stretch` times what it takes without them; more, where more wait to start than go on. A reader who is `buffer`
-    items (of the service) behind pauses its slot, or with `slow="drop"` is ended with StreamOverflow. A step that raises fails
-    all that took part in it, and a process that dies all in its slots.
+    prompt holds up the others. Without it, seconds = a + b x units is fitted to the steps, and beside others one start gets
+    what keeps a step within `stretch` times what it takes without; each further one adds as much, to 8 times at the most. A
+    reader who is `buffer` items (of the service) behind pauses its slot, or with `slow="drop"` is ended with StreamOverflow.
+    A step that raises fails all that took part in it, and a process that dies all in its slots.
 
     `cost(...)`, asked with what callers pass, says in advance how many units a start will take; so shares, predictions and
     admission reckon with a long prompt as such. An item costs `item_cost` of the same unit, charged as it is produced.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FIRST = 64  # units of a start in one step, while nothing is known of their price
 ALONE = 2048  # where no other slot would be held up
+CROWDED = 8.0  # times as long as without starts: no step is longer for them, however many there are
 _SAFE = 0.95  # of the longest step, for what cannot be foreseen
 
 
@@ -125,9 +126,8 @@ class Stepper:
             return min(most, FIRST if self.time.last[0] != FIRST else 2 * FIRST)  # only a difference teaches a price
         if self.longest is not None:
             longest = _SAFE * self.longest
-        else:  # where more wait to start than go on, holding these up costs less than making those wait
-            crowd = max(1.0, len(self.starting) / len(self.stepping))
-            longest = (1.0 + (self.stretch - 1.0) * crowd) * self.time.base
+        else:
+            longest = min(CROWDED, 1.0 + (self.stretch - 1.0) * len(self.starting)) * self.time.base
         return min(most, max(1, int(self.time.units(longest))))
 
     def absorb(self, plan: dict[int, int], emissions: Iterable[tuple[int, Any]], seconds: float) -> None:
