@@ -1,12 +1,13 @@
 """A storm over real sockets: clients that leave at every phase, read slowly or send garbage, engines that die and hang.
 
 Whatever happens: each request that was taken has one end, nothing is held afterwards, and no text is lost, doubled or out of
-order. The seed is printed; `PENSTOCK_ENDPOINT_SEEDS` is how many there are.
+order, and memory is what it was. The seed is printed; `PENSTOCK_ENDPOINT_SEEDS` is how many there are after the first two.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import random
@@ -16,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
+import psutil
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import speaking
@@ -26,6 +27,7 @@ from penstock.http.serve import serving
 from penstock.models import ChatModel
 
 SEEDS = int(os.environ.get("PENSTOCK_ENDPOINT_SEEDS", "2"))
+WARM = 2
 CALLS = 60
 WORDS = ("pen", "stöck", "猫", "🦜", "water", "gate", "flow", "\\u0000", "né")
 
@@ -168,25 +170,24 @@ def dechunked(data: bytes) -> bytes:
         data = data[int(size, 16) + 2 :]
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
-def test_storm(seed: int) -> None:
+async def storm_against(server: Any, seed: int) -> None:
+    """One storm, and what has to hold after it."""
     print(f"seed {seed}")
+    ends: Counter[str] = Counter()
+    runtime = server.handler.runtime
+    storm = Storm(seed, server.port)
 
-    async def main() -> tuple[Storm, Counter[str], list[str]]:
-        ends: Counter[str] = Counter()
-        async with serving(ps.App(models=[model()], log=False)) as server:
-            runtime = server.handler.runtime  # type: ignore[attr-defined]
-            runtime.log.subscribe(lambda entries: ends.update(e.id for e in entries if e.id.startswith("call-")))
-            storm = Storm(seed, server.port)
-            await storm.run()
-            async with asyncio.timeout(60):
-                while runtime.busy():
-                    await asyncio.sleep(0.01)  # what was left behind ends by itself
-            runtime.log.flush()
-            held = [repr(s) for s in runtime.scheduler.stations.values() if s.waiting or s.running or s.staged]
-        return storm, ends, held
+    def read(entries: Any) -> None:
+        ends.update(entry.id for entry in entries if entry.id.startswith("call-"))
 
-    storm, ends, held = asyncio.run(main())
+    runtime.log.subscribe(read)
+    await storm.run()
+    async with asyncio.timeout(60):
+        while runtime.busy():
+            await asyncio.sleep(0.01)  # what was left behind ends by itself
+    runtime.log.flush()
+    runtime.log.readers.remove(read)
+    held = [repr(s) for s in runtime.scheduler.stations.values() if s.waiting or s.running or s.staged]
     print(dict(storm.seen))
     assert not storm.wrong, storm.wrong[:3]
     assert not held
@@ -195,3 +196,32 @@ def test_storm(seed: int) -> None:
     assert len(ends) >= answered > 0
     assert storm.seen["done"] > 5
     assert storm.seen["status 503"] + storm.seen["status 504"] + storm.seen["broken"] >= 3, "no engine died"
+
+
+async def left_of(server: Any) -> tuple[Counter[str], float]:
+    """What is alive when all connections are gone, by type, and MiB of resident memory."""
+    async with asyncio.timeout(30):
+        while server.connections:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
+    gc.collect()
+    return Counter(type(thing).__name__ for thing in gc.get_objects()), psutil.Process().memory_info().rss / 2**20
+
+
+def test_storms_leave_nothing() -> None:
+    """The first ones fill what grows once; after the others nothing more is alive than after those."""
+
+    async def main() -> None:
+        async with serving(ps.App(models=[model()], log=False)) as server:
+            for seed in range(WARM):
+                await storm_against(server, seed)
+            before, resident = await left_of(server)
+            for seed in range(WARM, WARM + SEEDS):
+                await storm_against(server, seed)
+            after, now = await left_of(server)
+        grown = {name: more for name in after if (more := after[name] - before[name]) > 20 * SEEDS**0.5}
+        print(f"{SEEDS} storms: {resident:.1f} to {now:.1f} MiB, {sum(before.values())} to {sum(after.values())} objects")
+        assert not grown
+        assert now < 1.05 * resident + 2
+
+    asyncio.run(main())

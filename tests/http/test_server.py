@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 from collector import garbage
 from http_stand import SMALL, Client, get, standing
 
+import penstock as ps
 from penstock.http import unread
 from penstock.http.reader import HEAD
+from penstock.http.serve import serving
 
 Go = Callable[[Awaitable[Any]], Any]
 CLOSE = "Connection: close"
@@ -485,3 +488,44 @@ def test_who_has_gone_before_being_accepted_is_left_out_where_the_server_is_behi
             assert said.startswith(b"HTTP/1.1 200") != behind
 
     go(main())
+
+
+@pytest.mark.skipif(unread._INFO is None, reason="only Linux tells how long")
+def test_what_lay_unread_is_dated_from_when_it_came(go: Go) -> None:
+    """The loop is held up while three clients come: one that asks at once, one that has not asked yet, and one for which
+    it is too late by then."""
+
+    async def main() -> None:
+        async with standing() as stand:
+            where = ("127.0.0.1", stand.server.port)
+            with socket.create_connection(where) as prompt, socket.create_connection(where) as quiet:
+                prompt.sendall(get("/a") + get("/b"))
+                time.sleep(0.2)  # noqa: ASYNC251 - the loop is to be held up
+                await stand.until(lambda: len(stand.echo.requests) == 2)
+                quiet.sendall(get("/c"))
+                await stand.until(lambda: len(stand.echo.requests) == 3)
+            waited = [request.waited for request in stand.echo.requests]
+            assert 0.15 < waited[0] < 10.0
+            assert waited[1:] == [0.0, 0.0]
+
+    async def called() -> None:
+        @ps.service
+        async def hello() -> str:
+            return "hello"
+
+        async with serving(ps.App(hello)) as server:
+            entries: list[Any] = []
+            server.handler.runtime.log.subscribe(entries.extend)  # type: ignore[attr-defined]
+            answers = []
+            for lines in ((), ("X-Penstock-Within: 0.1",)):
+                with socket.create_connection(("127.0.0.1", server.port)) as sock:
+                    sock.sendall(get("/hello", CLOSE, *lines, method="POST", body=b"{}"))
+                    time.sleep(0.2)  # noqa: ASYNC251 - the loop is to be held up
+                    sock.setblocking(False)
+                    answers.append(await asyncio.get_running_loop().sock_recv(sock, 1000))
+            server.handler.runtime.log.flush()  # type: ignore[attr-defined]
+        assert [answer[9:12] for answer in answers] == [b"200", b"504"]
+        assert entries[0].queued > 0.15
+
+    go(main())
+    go(called())

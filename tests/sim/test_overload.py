@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from random import Random
 
 import pytest
@@ -63,6 +64,18 @@ def test_a_patience_that_changes_is_learned_at_once(first: float, then: float, f
     crowd.drive.run()
     assert share(crowd, change, change + 8.0) >= 0.96
     assert all(share(crowd, second, second + 1) >= 0.75 for second in range(int(change), int(change) + 7))
+
+
+def test_a_queue_that_stands_leaves_its_callers_time_to_spare() -> None:
+    """One start in forty takes 0.2 s longer, a tenth of the capacity. Were the queue as long as its callers stay, each of
+    them would cost as much again: all who wait would come too late."""
+    options, seconds = STATIONS[BATCHED]()
+    starts = count(1)
+    crowd = Crowd(options, lambda work: seconds + (0.2 if not next(starts) % 40 else 0.0))
+    crowd.poisson(0.4 * CAPACITY, lambda: 1e9, 0.0, 3.0)
+    crowd.poisson(3 * CAPACITY, lambda: 1.0, WARM, WARM + 20.0)
+    crowd.drive.run(WARM + 20.0)
+    assert share(crowd, WARM, WARM + 20.0) >= 0.885
 
 
 def test_it_recovers_within_a_second() -> None:

@@ -20,6 +20,11 @@ from penstock.errors import (
     TooLarge,
 )
 
+SPARE = 0.5
+ROUNDS = 6
+"""Of their patience, but at least so many rounds, callers are let wait where a queue stands: one that has not been empty
+for as long as they stay. More gives the replicas no more work, and leaves those in it no time to spare for any delay."""
+
 
 def never(station: Station, request: Request, now: float) -> PenstockError | None:
     """Why this request can never be served as it is, or None."""
@@ -76,7 +81,7 @@ def slow(station: Station, request: Request, now: float) -> PenstockError | None
     ahead = station.queue.ahead(request) if station.waiting else -1
     if station.waiting and targets.late(next(iter(station.waiting)), now):  # such give way to those who are in time
         ahead = min(ahead, sum(1 for _ in takewhile(lambda other: not targets.late(other, now), reversed(station.waiting))))
-    seconds = targets.expected(request, ahead, len(station.waiting), station.queued_cost)
+    seconds = targets.expected(request, ahead, len(station.waiting), station.queued_cost) + request.waited
     if not targets.turns_away(request, seconds, now):
         return None
     return Overloaded(
@@ -131,11 +136,15 @@ def refuse(station: Station, request: Request, now: float) -> PenstockError | No
     if queued + 1 <= 2 * station.round_size() or station.hangups.tries(request):
         return None
     patience, seconds = station.patience_of(request.tenant, now), station.answer_seconds()
-    if wait + 2 * seconds > patience:
+    standing = now - station.since > patience
+    longest = min(patience, max(SPARE * patience, ROUNDS * seconds)) if standing else patience
+    if request.waited + wait + 2 * seconds > longest:
         station.turned_away = (request.tenant, now + wait + 2 * seconds)
+        why = f", and more have come than can be served for {now - station.since:.1f} s" if standing else ""
         error = Overloaded(
-            f"{station.name}: would be answered in {wait + seconds:.3f} s; callers have been leaving after {patience:.3f} s",
-            retry_after=wait + 2 * seconds - patience,
+            f"{station.name}: would be answered in {wait + seconds:.3f} s; callers have been leaving after {patience:.3f} s"
+            + why,
+            retry_after=max(0.0, wait + 2 * seconds - longest),
         )
         if station.patience is not None:
             station.patience.refused = Refused(request, queued, now, error)

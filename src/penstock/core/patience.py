@@ -175,11 +175,11 @@ class Patience:
 class Refused:
     """The latest refusal for want of patience. Many calls that come in one moment are told the same, at half the cost."""
 
-    __slots__ = ("at", "message", "priority", "queued", "retry_after", "tenant")
+    __slots__ = ("at", "message", "priority", "queued", "retry_after", "tenant", "waited")
 
     def __init__(self, request: Request, queued: int, now: float, error: Overloaded) -> None:
         self.tenant, self.priority = request.tenant, request.priority
-        self.queued = queued
+        self.queued, self.waited = queued, request.waited
         self.at = now
         self.message, self.retry_after = str(error), error.retry_after
 
@@ -188,6 +188,7 @@ class Refused:
         return (
             now - self.at < _INSTANT
             and queued == self.queued
+            and request.waited >= self.waited
             and request.tenant == self.tenant
             and request.priority == self.priority
             and request.deadline is None

@@ -59,6 +59,7 @@ class Request:
         "submitted",
         "tenant",
         "value",
+        "waited",  # seconds before it was submitted, where it could not be heard yet
         "work",
     )
 
@@ -96,6 +97,7 @@ class Request:
         self.state = PENDING
         self.outcome = ""
         self.first: float | None = None  # when a stream's first item came; from then on it is not run again
+        self.waited = 0.0
         self.attempts = 0
         self.failed_on: tuple[int, ...] = ()
         self.owed = 0.0  # done for it, and not yet charged to its tenant

@@ -102,7 +102,7 @@ class Scheduler:
     def submit(self, station: Station, request: Request, now: float) -> Sequence[Command]:
         """A call arrives. Afterwards it is running (with no Start for direct stations), queued, or ended."""
         request.station = station
-        request.submitted = now
+        request.submitted = now - request.waited
         self.seq += 1
         request.seq = self.seq
         error = never(station, request, now)

@@ -107,6 +107,7 @@ class Station:
         self.staged = 0
         self.coming = 0  # staged behind a work that has stopped, not yet taken: their place within the limits is kept
         self.starts = 0
+        self.since = 0.0  # when the queue ceased to be empty
         self.queued_cost = 0.0
         self.queued_bytes = 0
         self.apart = self.apart_bytes = 0  # staged or waiting for a retry: they may come back to the queue
@@ -240,7 +241,7 @@ class Station:
 
     def enqueue(self, request: Request, now: float) -> None:
         if not self.waiting:
-            self.targets.mark = now
+            self.targets.mark = self.since = now
         if self.headroom is not None:
             self.headroom.came(request.tenant, now)
         self.queue.push(request, now)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from penstock.executors.child.arena import Inbox
 from penstock.executors.child.wire import Encoded, Frame, Reader, WireError
+from penstock.executors.lookout import lookout
 
 _TURNS = 16  # reads in one turn of the loop, so that a child that floods does not starve the rest
 
@@ -35,6 +36,7 @@ class Channel:
         self.open = True
         self.garbage = False  # has been read, so nothing more is
         loop.add_reader(sock.fileno(), self._readable)
+        lookout(loop).add(sock.fileno(), self._readable)
 
     def write(self, encoded: Encoded) -> None:
         """Write now what the socket takes, and the rest as it drains."""
@@ -111,6 +113,7 @@ class Channel:
             return
         self.open = False
         fd = self._sock.fileno()
+        lookout(self._loop).remove(fd)
         self._loop.remove_reader(fd)
         self._loop.remove_writer(fd)
         self._backlog.clear()

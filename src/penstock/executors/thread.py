@@ -22,6 +22,7 @@ from penstock.executors.base import Body, Host
 from penstock.executors.bell import Bell
 from penstock.executors.gil import GilWatch
 from penstock.executors.invoke import cancelled, signal_tokens
+from penstock.executors.lookout import lookout
 from penstock.executors.pool import Pool
 from penstock.executors.ready import all_ready
 from penstock.executors.thread_worker import Message, Shared, Stream, Worker
@@ -67,6 +68,7 @@ class ThreadExecutor:
         loop = self._loop
         self._bell = Bell(loop, self._drain)
         self._ring = self._bell.ring
+        lookout(loop).ask(self._heard)
         ready = []
         for worker in self._workers:
             loaded: asyncio.Future[None] = loop.create_future()
@@ -173,6 +175,10 @@ class ThreadExecutor:
             self._posted = True
             self._ring()
 
+    def _heard(self) -> None:
+        if self._inbox:
+            self._drain()
+
     def _drain(self) -> None:
         """Report what has arrived; what arrives meanwhile waits for the loop's next turn, so nobody is starved."""
         inbox, host, staged = self._inbox, self._host, self._shared.staged
@@ -230,6 +236,7 @@ class ThreadExecutor:
                 self._left(control.index if self.body.is_class else next(iter(self._leaving)))
             if not self._alive:
                 self._quiet.set()
+                lookout(self._loop).forget(self._heard)
                 if self._bell is not None:
                     self._bell.silence()
 

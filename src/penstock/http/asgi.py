@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Iterator
 from types import CoroutineType
 from typing import Any
 
+from penstock.executors.lookout import Lookout, lookout
 from penstock.http.bridge import match
 from penstock.http.departure import Departures, Watched
 from penstock.http.handler import Handler
@@ -40,6 +41,7 @@ class _Side:
         self.ours = False  # whether we started the runtime
         self.lifespans = Lifespans({})
         self.departures = Departures()
+        self.lookout = Lookout()
         self.starting = asyncio.Lock()
         self.keeper: AsyncGenerator[None, None]
 
@@ -75,6 +77,7 @@ class _Side:
             await send({"type": "websocket.close", "code": 1000})
 
     async def _http(self, handler: Handler, scope: Scope, path: str, receive: Receive, send: Send) -> None:
+        self.lookout.glance()
         message = await receive()
         body: Any = message.get("body", b"")
         if message["type"] != "http.request" or message.get("more_body") or len(body) > self.app.max_body:
@@ -104,6 +107,7 @@ class _Side:
         loop = asyncio.get_running_loop()
         if self.loop is not loop:
             self.loop, self.handler, self.starting, self.departures = loop, None, asyncio.Lock(), Departures()
+            self.lookout = lookout(loop)
         async with self.starting:
             if self.handler is None:
                 active = runtime_of_loop()

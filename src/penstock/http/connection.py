@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.http.message import Answer, Disconnected, Request, Response
 from penstock.http.problems import Fault
 from penstock.http.reader import HEAD, IDLE, Reader
-from penstock.http.unread import left_unread
+from penstock.http.unread import unread
 from penstock.http.wire import CONTINUE, STATUS_LINES
 from penstock.http.writer import ENDED, UNSTARTED, Writer
 
@@ -35,7 +35,7 @@ NOTHING, NEXT, REST = 0, 1, 2
 class Connection(Writer):
     """An asyncio protocol, and the `Out` of a streamed answer."""
 
-    __slots__ = ("_held", "_reader", "_served", "_since", "_task", "_waiting")
+    __slots__ = ("_held", "_lain", "_reader", "_served", "_since", "_task", "_waiting")
 
     def __init__(self, server: Server) -> None:
         super().__init__(server)
@@ -45,15 +45,18 @@ class Connection(Writer):
         self._since = server.sweep.tick
         self._waiting = NEXT
         self._served = False
+        self._lain = 0.0  # seconds in which its first request lay unread
 
     # Called by the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
-        if left_unread(transport):
+        lain = unread(transport)
+        if lain is None:
             self._server.left += 1
             self._abort()
             return
+        self._lain = lain
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self._reader.client = (str(peer[0]), int(peer[1]))
@@ -62,6 +65,7 @@ class Connection(Writer):
             self._refuse(refusal)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._server.lookout.glance()
         self._transport = None
         self._server.closed(self)
         self._reader.close()
@@ -75,6 +79,7 @@ class Connection(Writer):
         return False
 
     def data_received(self, data: bytes) -> None:
+        self._server.lookout.glance()
         if self._ending:
             return
         reader = self._reader
@@ -126,6 +131,7 @@ class Connection(Writer):
     def _begin(self, request: Request) -> None:
         self._waiting = NOTHING
         self._served = True
+        request.waited, self._lain = self._lain, 0.0
         self.bodiless = request.method == "HEAD"
         answer: Answer | Coroutine[Any, Any, Answer]
         try:

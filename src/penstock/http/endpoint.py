@@ -116,13 +116,15 @@ class Endpoint:
         try:
             kwargs = self._arguments(request)
             kind = self._kind(headers) if b"accept" in headers else self.offers[0]
-            budget = NO_BUDGET if plain else budget_of(headers, runtime.clock)
+            budget = NO_BUDGET if plain else budget_of(headers, runtime.clock() - request.waited)
         except PenstockError as error:
             return self.refuse(error, request)
         except Exception as error:  # a validator of the user's has a bug
             logger.exception("service %s could not read a request", self.service.name)
             return self.refuse(error, request)
         call = runtime.call(self.service, (), kwargs, budget, size=len(request.body), id=identity)
+        if request.waited:
+            call.request.waited = request.waited
         trace = b"" if plain else trace_line(headers)
         if trace:
             call.trace = trace  # what calls of other servers, made for this one, go on with

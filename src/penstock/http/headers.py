@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable
 
 from penstock.context import NO_BUDGET, Budget
 from penstock.errors import InvalidRequest, NotAcceptable
@@ -26,8 +25,8 @@ _NAMES = {
 }
 
 
-def budget_of(headers: dict[bytes, bytes], clock: Callable[[], float]) -> Budget:
-    """X-Penstock-Within (seconds), X-Penstock-Priority (integer), X-Penstock-Tenant. Raises InvalidRequest."""
+def budget_of(headers: dict[bytes, bytes], arrived: float) -> Budget:
+    """X-Penstock-Within (seconds from its arrival), X-Penstock-Priority (integer), X-Penstock-Tenant. Raises InvalidRequest."""
     within = headers.get(b"x-penstock-within")
     priority = headers.get(b"x-penstock-priority")
     tenant = headers.get(b"x-penstock-tenant")
@@ -41,7 +40,7 @@ def budget_of(headers: dict[bytes, bytes], clock: Callable[[], float]) -> Budget
             seconds = -1.0
         if not 0 < seconds < 1e7:
             raise InvalidRequest(f"X-Penstock-Within: a number of seconds greater than 0, not {_shown(within)}")
-        deadline = clock() + seconds
+        deadline = arrived + seconds
     if priority is not None:
         try:
             level = int(priority)

@@ -17,7 +17,7 @@ pairs: Callable[[bytes], list[tuple[bytes, bytes]]] = re.compile(rb"([^:]+): (.*
 class Request:
     """One request, its body complete. Header names are lower case; repeated headers are joined as RFC 9110 5.3 says."""
 
-    __slots__ = ("body", "client", "headers", "http10", "keep_alive", "method", "path", "query", "raw_path")
+    __slots__ = ("body", "client", "headers", "http10", "keep_alive", "method", "path", "query", "raw_path", "waited")
 
     def __init__(
         self,
@@ -40,6 +40,7 @@ class Request:
         self.http10 = http10
         self.raw_path = raw_path
         self.client = client
+        self.waited = 0.0  # seconds in which it lay unread, as far as they are known
 
 
 class Response:

@@ -10,6 +10,7 @@ import stat
 import time
 from collections.abc import Callable, Sequence
 
+from penstock.executors.lookout import Lookout, lookout
 from penstock.http.connection import Connection
 from penstock.http.heads import Heads
 from penstock.http.limits import Limits
@@ -58,6 +59,7 @@ class Server:
         self.stopping = False
         self.date = date_line(time.time())
         self.loop: asyncio.AbstractEventLoop
+        self.lookout: Lookout
         self.connections: dict[Connection, None] = {}
         self.left = 0  # clients that had gone before they were accepted
         self._backlog = backlog
@@ -88,6 +90,7 @@ class Server:
         With `bound`, sockets of `listening` that the server then owns, `host` and `port` are theirs.
         """
         self.loop = asyncio.get_running_loop()
+        self.lookout = lookout(self.loop)
         self._emptied = asyncio.Event()
         self.sweep.members[self] = None
         self.sweep.start()

@@ -1,8 +1,8 @@
-"""Clients that are gone before their connection is accepted.
+"""What a new connection has been through before it is accepted.
 
-A server that is behind would read, queue and refuse for them, and so stay behind: every caller leaves, each next one
-needs a connection again, and accepting and reading those is all that there is time for. The kernel knows who has gone,
-and leaving them out costs less than the connection did.
+A server that is behind would read, queue and refuse for clients that are gone, and so stay behind: every caller leaves,
+each next one needs a connection again, and accepting and reading those is all that there is time for. And who is still
+there has waited longer than it seems, and will leave sooner. The kernel knows both.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ import sys
 
 # Of the kernel's struct tcp_info (linux/tcp.h); times are in ms.
 _INFO = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
-_STATE, _LAST_DATA_RECEIVED, _SIZE = 0, slice(52, 56), 56
+_STATE, _LAST_DATA_RECEIVED, _BYTES_RECEIVED, _SIZE = 0, slice(52, 56), slice(128, 136), 136
 _CLOSED, _CLOSE_WAIT = 7, 8
 _BEHIND = 50
 
 
-def left_unread(transport: asyncio.BaseTransport) -> bool:
-    """Whether the client of this new connection has ended it, and what it sent has lain unread for a while.
+def unread(transport: asyncio.BaseTransport) -> float | None:
+    """Seconds for which what this new client sent has lain unread; None if it has lain for long, and the client has left.
 
     One that ends its sending side only, as `nc -N` does, is thus answered as long as the server is not behind.
     """
     if _INFO is None:
-        return False
+        return 0.0
     try:
         info: bytes = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, _INFO, _SIZE)
     except OSError:  # a unix socket
-        return False
-    if info[_STATE] == _CLOSE_WAIT:
-        return int.from_bytes(info[_LAST_DATA_RECEIVED], sys.byteorder) >= _BEHIND
-    return info[_STATE] == _CLOSED
+        return 0.0
+    lain = int.from_bytes(info[_LAST_DATA_RECEIVED], sys.byteorder)
+    if info[_STATE] == _CLOSED or (info[_STATE] == _CLOSE_WAIT and lain >= _BEHIND):
+        return None
+    return lain / 1e3 if any(info[_BYTES_RECEIVED]) else 0.0  # nothing came yet: it is the age of the connection

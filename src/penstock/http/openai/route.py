@@ -41,17 +41,18 @@ class Asked:
     parent in the log, and it has the one line.
     """
 
-    __slots__ = ("admitted", "arrived", "budget", "calls", "group", "handler", "id", "path", "size", "trace")
+    __slots__ = ("admitted", "arrived", "budget", "calls", "group", "handler", "id", "path", "size", "trace", "waited")
 
     def __init__(self, handler: Handler, request: Request) -> None:
         headers, runtime = request.headers, handler.runtime
         self.handler = handler
         self.path = request.path
         self.id = request_id(headers) or runtime.next_id()
-        self.budget = _budget(handler, headers)
+        self.waited = request.waited
+        self.arrived = runtime.clock() - request.waited
+        self.budget = _budget(handler, headers, self.arrived)
         self.trace = trace_line(headers)
         self.size = len(request.body)
-        self.arrived = runtime.clock()
         self.group: Group | None = None
         self.calls: list[BoundCall] = []
         self.admitted = 0
@@ -77,6 +78,8 @@ class Asked:
             call = runtime.call(service, args, {}, self.budget, size=self.size, id=self.id)
         else:
             call = copy_context().run(self._part, service, args)
+        if self.waited:
+            call.request.waited = self.waited
         if self.trace:
             call.trace = self.trace
         self.calls.append(call)
@@ -148,9 +151,9 @@ class Asked:
         return faults.response(error, self.id, self.head(), debug=self.handler.app.debug)
 
 
-def _budget(handler: Handler, headers: dict[bytes, bytes]) -> Budget:
+def _budget(handler: Handler, headers: dict[bytes, bytes], arrived: float) -> Budget:
     """The budget that the headers name. Without tokens, whoever sends an API key is a tenant of that key."""
-    budget = budget_of(headers, handler.runtime.clock)
+    budget = budget_of(headers, arrived)
     key = headers.get(b"authorization")
     if handler.gate is None and key and not budget.tenant:
         tenant = f"key-{sha256(key).hexdigest()[:12]}"
