@@ -24,6 +24,7 @@ bench: $(VENV)/.test  ## the in-process figures; see bench/README.md for the oth
 soak: $(VENV)/.test  ## long storms
 	PENSTOCK_SEEDS=200000 PENSTOCK_RUNTIME_SEEDS=20000 PENSTOCK_REMOTE_SEEDS=20000 PENSTOCK_HANDOFF_SEEDS=500 $(BIN)/python -m pytest -n 2 tests/sim tests/executors/test_storm.py
 	PENSTOCK_PROCESS_SEEDS=200 $(BIN)/python -m pytest tests/executors/test_process_storm.py
+	PENSTOCK_ENDPOINT_SEEDS=40 $(BIN)/python -m pytest tests/http/test_openai_storm.py
 
 $(VENV)/bin/python:
 	@echo "making a virtual environment in $(VENV)"
