@@ -152,6 +152,12 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         "broken:app",
         "OSError: no weights at broken.py:4",
     ),
+    "its child process cannot": (
+        "import penstock as ps\nclass M:\n    def __init__(self):\n        raise OSError('no weights')\n"
+        "    def __call__(self) -> int:\n        return 1\nm = ps.service(M, name='m', on=ps.Process())\napp = ps.App(m)\n",
+        "broken:app",
+        "OSError: no weights (--debug",
+    ),
     "a wrong declaration": (
         "import penstock as ps\n@ps.service(on=ps.Inline())\ndef f() -> int:\n    return 1\napp = ps.App(f)\n",
         "broken:app",

@@ -221,6 +221,18 @@ def test_folders_that_lack_something(tmp_path: Path) -> None:
         ChatTemplate("{% for", {}, "it")
 
 
+def test_a_tokenizer_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"tokenizer\.json cannot be read: Model missing"):
+        FolderTokenizer(tmp_path)
+
+
+def test_what_is_given_to_a_template_has_any_name() -> None:
+    tokenizer = FolderTokenizer(tiny_models.qwen3())
+    talk = [{"role": "user", "content": "x"}]
+    assert tokenizer.chat(talk, messages=[], self=1) == tokenizer.chat(talk)
+
+
 def test_where_templates_are_found(tmp_path: Path) -> None:
     several = [{"name": "rag", "template": "no"}, {"name": "default", "template": "by name"}]
     assert ChatTemplate.of_folder(tmp_path, {"chat_template": several}).render([], {}) == "by name"

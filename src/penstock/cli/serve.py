@@ -139,7 +139,8 @@ def _observers(options: argparse.Namespace) -> list[Observer]:
 def _blamed(error: BaseException) -> str:
     """What and where, in one line: the innermost place that is not in a library."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [f for f in frames if "/site-packages/" not in f.filename and not f.filename.startswith(("<", _HERE, _STDLIB))]
+    known = [f for f in frames if os.path.isabs(f.filename)]  # an extension's frames name files that are not here
+    ours = [f for f in known if "/site-packages/" not in f.filename and not f.filename.startswith((_HERE, _STDLIB))]
     where = f" at {os.path.relpath(ours[-1].filename)}:{ours[-1].lineno}" if ours else ""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}{': ' + lines[0] if lines else ''}{where}"

@@ -38,7 +38,10 @@ class FolderTokenizer:
             raise ConfigError(
                 f"{self.folder} has no tokenizer.json; transformers' AutoTokenizer can write one: save_pretrained()"
             )
-        self.library = Tokenizer.from_file(str(file))
+        try:
+            self.library = Tokenizer.from_file(str(file))
+        except Exception as error:  # the library's own kind is Exception itself
+            raise ConfigError(f"{file} cannot be read: {error}") from None
         self.library.no_padding()  # what a training run left in the file would cut prompts silently
         self.library.no_truncation()
         self.config = read_json(self.folder / "tokenizer_config.json")
@@ -86,7 +89,7 @@ class FolderTokenizer:
             return BytesDecoder(self._readable, self._strip)
         return WordsDecoder(self._decode, self.special)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
+    def chat(self, messages: Sequence[Mapping[str, Any]], /, **options: Any) -> list[int]:
         """The template writes the special tokens itself, so none are added here."""
         return self.encode(self.template.render(messages, options), special=False)
 
