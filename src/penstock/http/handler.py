@@ -16,7 +16,7 @@ from penstock.http.gate import Gate, challenge
 from penstock.http.headers import request_id
 from penstock.http.message import Answer, Request, Response
 from penstock.http.metrics import Metrics
-from penstock.http.openai import MODEL, MODELS, routes
+from penstock.http.openai import BENEATH, MODELS, routes
 from penstock.http.openai.page import PAGE, page
 from penstock.http.openai.route import Resource
 from penstock.http.openapi import describe
@@ -91,7 +91,7 @@ class Handler:
         error = self.gate.refuse(request, self.runtime.clock())
         if error is None:
             return None
-        endpoint = self.paths.get(request.path)
+        endpoint = self.paths.get(request.path) or self._models_at(request.path)
         if endpoint is not None:
             return endpoint.refuse(error, request, challenge(error))
         return self.refuse(error, request.headers, "", challenge(error))
@@ -123,21 +123,26 @@ class Handler:
         if operation is None:
             if request.path.startswith(REPLICAS):
                 return self.replicas(request)
-            if request.path.startswith(MODEL) and MODELS in self.paths:
-                return self.paths[MODELS](request)
+            if (models := self._models_at(request.path)) is not None:
+                return models(request)
             if request.path.startswith("/readyz/"):
                 return self._ready_one(request)
-            return self.refuse(NotFound(self._unknown(request.path[:200])), request.headers)
+            return self.refuse(self.unknown(request.path[:200]), request.headers)
         if request.method not in ("GET", "HEAD"):
             fault = Fault(405, f"{request.path} answers GET", head=b"allow: GET, HEAD\r\n")
             return self.refuse(fault, request.headers)
         return operation(request)
 
-    def _unknown(self, path: str) -> str:
+    def _models_at(self, path: str) -> Resource | None:
+        """The models, for what is named in their list, and for what is not there where their clients look."""
+        return self.models.get(MODELS) if path.startswith(BENEATH) else None
+
+    def unknown(self, path: str) -> NotFound:
+        """What is said of a path where nothing is."""
         near = get_close_matches(path, self.paths, 1)
         if near:
-            return f"nothing is at {path}; did you mean {near[0]}?"
-        return f"nothing is at {path}; there is {', '.join(sorted(self.paths)) or 'no service'}"
+            return NotFound(f"nothing is at {path}; did you mean {near[0]}?")
+        return NotFound(f"nothing is at {path}; there is {', '.join(sorted(self.paths)) or 'no service'}")
 
     def _health(self, request: Request) -> Response:
         """That this is answered shows that the loop turns; red only if the scheduler has stopped being driven."""

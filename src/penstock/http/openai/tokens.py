@@ -8,14 +8,12 @@ from typing import Any
 import msgspec
 
 from penstock.http.message import Answer, Response
-from penstock.http.openai.catalogue import EMBEDS, SCORES, WRITES
+from penstock.http.openai.catalogue import ALL
 from penstock.http.openai.faults import Rejected
 from penstock.http.openai.prompt import conversation
 from penstock.http.openai.route import JSON_HEAD, Asked, Route, answered, aside
 from penstock.http.openai.wire import Detokenizing, Tokenizing
 from penstock.models import ChatModel, Tokenizer, UpstreamModel
-
-_ALL = WRITES + EMBEDS + SCORES
 
 
 class TokenizeRoute(Route[Tokenizing]):
@@ -26,7 +24,7 @@ class TokenizeRoute(Route[Tokenizing]):
     def answer(self, body: Tokenizing, asked: Asked) -> Coroutine[Any, Any, Answer]:
         if (body.prompt is None) == (body.messages is None):
             raise Rejected("either prompt or messages", "prompt")
-        model = self.model(body.model, _ALL)
+        model = self.model(body.model, ALL)
         return answered(asked, self._tokens(body, asked, model, tokenizer_of(model)))
 
     async def _tokens(self, body: Tokenizing, asked: Asked, model: Any, tokenizer: Tokenizer) -> bytes:
@@ -50,7 +48,7 @@ class DetokenizeRoute(Route[Detokenizing]):
     shape = Detokenizing
 
     def answer(self, body: Detokenizing, asked: Asked) -> Answer:
-        tokenizer = tokenizer_of(self.model(body.model, _ALL))
+        tokenizer = tokenizer_of(self.model(body.model, ALL))
         return Response(200, asked.head() + JSON_HEAD, msgspec.json.encode({"prompt": tokenizer.decode(body.tokens)}))
 
 
