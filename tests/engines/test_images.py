@@ -135,6 +135,22 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
         open_image(data, "image 1")
 
 
+def test_what_another_program_would_read_is_refused() -> None:
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(%pipe%id) (w) file\n%%EOF\n"
+    with pytest.raises(InvalidRequest, match="image 1 cannot be read: it is no PNG"):
+        open_image(script, "image 1")
+
+
+def test_many_large_images_are_one_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, tokenizer = writing(tiny_models.idefics3(), images=True), chat(tiny_models.idefics3()).tokenizer
+    prompt = tokenizer.chat(talk("image", "image", "image"))
+    monkeypatch.setattr("penstock.engines.images.MOST_PIXELS", 100)
+    engine.add(0, prompt, {"max_tokens": 1}, [picture(1, 5, 7), picture(2, 5, 7), picture(3, 5, 6)])
+    engine.drop(0)
+    with pytest.raises(InvalidRequest, match="image 3 has 5 x 7 pixels; of all images of a request 100 are read"):
+        engine.add(0, prompt, {"max_tokens": 1}, [picture(1, 5, 7), picture(2, 5, 7), picture(3, 5, 7)])
+
+
 @pytest.mark.parametrize(
     ("form", "mode"), [("PNG", "RGBA"), ("PNG", "L"), ("PNG", "P"), ("JPEG", "CMYK"), ("GIF", "P"), ("WEBP", "RGB")]
 )
