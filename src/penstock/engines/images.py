@@ -101,9 +101,7 @@ def open_image(data: bytes, name: str, room: int = MOST_PIXELS) -> Any:
         with Image.open(io.BytesIO(data), formats=FORMS) as image:
             width, height = image.size
             if width * height > room:
-                raise InvalidRequest(
-                    f"{name} has {width} x {height} pixels; of all images of a request {MOST_PIXELS} are read"
-                )
+                raise InvalidRequest(f"{name} has {width} x {height} pixels; of all images of a request {MOST_PIXELS} are read")
             return image.convert("RGB")
     except InvalidRequest:
         raise
