@@ -195,6 +195,17 @@ def test_wrong_arguments_are_status_2(place: Path) -> None:
         assert "Traceback" not in child.said
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (("--ttft", "1"), "--ttft and --tpot are targets of --chat and --vllm models"),
+        (("--vllm-python", "/opt/vllm"), "--vllm-python is where --vllm models run"),
+    ],
+)
+def test_what_is_for_models_that_are_not_there(place: Path, given: tuple[str, str], expected: str) -> None:
+    assert expected in failed(place, "models:app", "--port", "0", *given)
+
+
 def test_a_port_in_use_is_found_before_anything_loads(place: Path) -> None:
     (place / "slow.py").write_text(
         "import penstock as ps\nclass M:\n    def __init__(self):\n        raise ValueError('loaded')\n"

@@ -57,7 +57,7 @@ def _port(text: str) -> int:
 def run(options: argparse.Namespace) -> None:
     """Exit status: 0 after SIGINT or SIGTERM, 1 when it cannot start, 130 when a second signal cut it off."""
     if not options.app and not any(models.named(options)):
-        print("penstock: what is to be served? Give module:app, or models: --chat, --embed, --rerank", file=sys.stderr)
+        print("penstock: what is to be served? Give module:app, or models: --chat, --vllm, --embed, --rerank", file=sys.stderr)
         raise SystemExit(2)
     if options.reload:
         from penstock.cli.reload import supervise
