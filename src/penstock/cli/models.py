@@ -13,7 +13,7 @@ from penstock.cli import CommandFailed
 from penstock.errors import ConfigError
 from penstock.models import EmbeddingModel, Model
 
-_NAMED = re.compile(r"([^=/:\\]+)=(.+)", re.S)
+_NAMED = re.compile(r"(?![./~])([^=:\\]+)=(.+)", re.S)
 KINDS = {
     "chat": "a model that writes: /v1/chat/completions",
     "vllm": "the same, run by vLLM: a folder or a hub's name",
@@ -57,8 +57,7 @@ def added(options: argparse.Namespace, app: App) -> None:
     if options.vllm_python and not options.vllm:
         raise CommandFailed("--vllm-python is where --vllm models run, and none is given")
     for kind, spec in named(options):
-        match = _NAMED.fullmatch(spec)
-        name, where = match.groups() if match else (None, spec)
+        name, where = split(spec)
         try:
             app.add_model(_model(app, kind, where, name, options))
         except ConfigError as error:
@@ -67,6 +66,12 @@ def added(options: argparse.Namespace, app: App) -> None:
             missing = (error.name or "").partition(".")[0]
             extra = f"; pip install '{_EXTRAS[missing]}'" if missing in _EXTRAS else ""
             raise CommandFailed(f"--{kind} {spec} needs {missing}, which is not installed{extra}") from error
+
+
+def split(spec: str) -> tuple[str | None, str]:
+    """The name that a model is given here, if it is given one, and the model."""
+    match = None if os.path.isdir(spec) else _NAMED.fullmatch(spec)
+    return (match[1], match[2]) if match else (None, spec)
 
 
 def named(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
