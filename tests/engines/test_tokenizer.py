@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +243,17 @@ def test_where_templates_are_found(tmp_path: Path) -> None:
     assert ChatTemplate.of_folder(tmp_path, {"chat_template": "in the config"}).render([], {}) == "of a processor"
     (tmp_path / "chat_template.jinja").write_text("a file")
     assert ChatTemplate.of_folder(tmp_path, {"chat_template": "in the config"}).render([], {}) == "a file"
+
+
+def test_others_go_on_while_a_long_text_is_read() -> None:
+    tokenizer, text = FolderTokenizer(tiny_models.qwen3()), "a b " * 200_000
+    thread = threading.Thread(target=tokenizer.encode, args=(text,))
+    thread.start()
+    turns = 0
+    while thread.is_alive():
+        turns += 1
+        time.sleep(0)  # whoever wants the interpreter has it now
+    assert turns > 200, "the library kept it"
 
 
 def test_needs_no_torch() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ class FolderTokenizer:
             raise ConfigError(
                 f"{self.folder} has no tokenizer.json; transformers' AutoTokenizer can write one: save_pretrained()"
             )
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time needs no threads of the library's own
         try:
             self.library = Tokenizer.from_file(str(file))
         except Exception as error:  # the library's own kind is Exception itself
@@ -63,7 +65,8 @@ class FolderTokenizer:
         return found
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        ids: list[int] = self.library.encode(text, add_special_tokens=special).ids
+        """As a batch of one: the library's `encode` keeps the GIL, and a text of megabytes would hold up everybody."""
+        ids: list[int] = self.library.encode_batch_fast([text], add_special_tokens=special)[0].ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

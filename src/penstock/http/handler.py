@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Coroutine
 from difflib import get_close_matches
 from typing import Any
@@ -32,11 +33,14 @@ from penstock.runtime import App, Runtime
 _JSON = b"content-type: application/json\r\n"
 _TEXT = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
 _HTML = b"content-type: text/html; charset=utf-8\r\n"
-_PREFLIGHT = (
-    b"access-control-allow-headers: authorization, content-type, accept, traceparent, x-request-id, "
-    b"x-penstock-within, x-penstock-priority, x-penstock-tenant\r\naccess-control-max-age: 600\r\n"
+_PREFLIGHT = b"access-control-allow-headers: %b\r\naccess-control-max-age: 600\r\n"
+_ASKS = (
+    b"authorization, content-type, accept, traceparent, x-request-id, x-penstock-within, x-penstock-priority, x-penstock-tenant"
 )
-_EXPOSE = b"access-control-expose-headers: x-request-id, server-timing, retry-after, traceparent\r\n"
+_NAMES = re.compile(rb"[a-z0-9_-]+(?:, ?[a-z0-9_-]+)*", re.I)
+_EXPOSE = b"access-control-expose-headers: x-request-id, server-timing, retry-after, traceparent, %b\r\n" % b", ".join(
+    b"x-ratelimit-%b-%b" % (kind, what) for kind in (b"limit", b"remaining", b"reset") for what in (b"requests", b"tokens")
+)
 
 
 class Handler:
@@ -206,7 +210,10 @@ class Handler:
         allow = endpoint.methods.encode() if endpoint is not None else b"GET, HEAD, OPTIONS"
         head = b"allow: %b\r\n" % allow
         if origin:
-            head += b"%baccess-control-allow-methods: %b\r\n%b" % (origin, allow, _PREFLIGHT)
+            # official clients send headers of their own (x-stainless-...); an origin that may call may send any
+            asked = request.headers.get(b"access-control-request-headers", b"")
+            names = asked if _NAMES.fullmatch(asked) else _ASKS
+            head += b"%baccess-control-allow-methods: %b\r\n%b" % (origin, allow, _PREFLIGHT % names)
         return Response(204, head)
 
     def _with_origin(self, answer: Answer | Coroutine[Any, Any, Answer], origin: bytes) -> Any:
