@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fastapi
 import httpx
 import pytest
 from speaking import embedder, parrot
+from test_mounting import under_uvicorn
 
 import penstock as ps
 from penstock.errors import ConfigError
@@ -110,6 +112,18 @@ def test_who_scrolls_up_reads_on_while_an_answer_grows(tmp_path: Path) -> None:
             length = await shown.value(f"{LAST}.textContent.length")
             await shown.until(f"{grown} > {length} + 5")
             assert await shown.value("document.getElementById('log').scrollTop") == 0
+
+    asyncio.run(main())
+
+
+def test_the_page_of_an_app_that_is_mounted_elsewhere(tmp_path: Path) -> None:
+    async def main() -> None:
+        web = fastapi.FastAPI()
+        web.mount("/llm", ps.App(models=[parrot()], chat_page=True, log=False))
+        async with under_uvicorn(web) as site, page(f"http://127.0.0.1:{site.port}/llm/chat", tmp_path) as shown:
+            await shown.until("document.getElementById('model').options.length === 1")
+            await say(shown, "hello")
+            assert await answer(shown) == "hello"
 
     asyncio.run(main())
 
