@@ -151,7 +151,8 @@ def _fit(model: Any, examples: list[list[int]], seconds: float, progress: Progre
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         step += 1
-        loss = float(found) if step == 1 else 0.95 * loss + 0.05 * float(found)
+        now = float(found.detach())
+        loss = now if step == 1 else 0.95 * loss + 0.05 * now
         share = (time.perf_counter() - began) / seconds
         progress(min(share, 1.0), step, loss)
 

@@ -29,7 +29,7 @@ class Bytes:
     def decoder(self) -> Incremental:
         return Incremental(self.decode)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
+    def chat(self, messages: Sequence[Mapping[str, Any]], /, **options: Any) -> list[int]:
         if options.get("refuse"):
             raise InvalidRequest("the template takes no such conversation")
         text = "".join(f"{m['role']}: {m['content']}\n" for m in messages)

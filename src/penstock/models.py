@@ -90,7 +90,7 @@ class Tokenizer(Protocol):
         """A new decoder, for one answer."""
         ...
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
+    def chat(self, messages: Sequence[Mapping[str, Any]], /, **options: Any) -> list[int]:
         """The prompt of a conversation, by the model's own template, ready for the answer to begin.
 
         `options` go to the template (`tools`, `enable_thinking` ...). Raises InvalidRequest for what it cannot take.

@@ -152,6 +152,12 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         "broken:app",
         "OSError: no weights at broken.py:4",
     ),
+    "its child process cannot": (
+        "import penstock as ps\nclass M:\n    def __init__(self):\n        raise OSError('no weights')\n"
+        "    def __call__(self) -> int:\n        return 1\nm = ps.service(M, name='m', on=ps.Process())\napp = ps.App(m)\n",
+        "broken:app",
+        "OSError: no weights (--debug",
+    ),
     "a wrong declaration": (
         "import penstock as ps\n@ps.service(on=ps.Inline())\ndef f() -> int:\n    return 1\napp = ps.App(f)\n",
         "broken:app",
@@ -187,6 +193,17 @@ def test_wrong_arguments_are_status_2(place: Path) -> None:
         assert child.end() == 2
         child.close()
         assert "Traceback" not in child.said
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (("--ttft", "1"), "--ttft and --tpot are targets of --chat and --vllm models"),
+        (("--vllm-python", "/opt/vllm"), "--vllm-python is where --vllm models run"),
+    ],
+)
+def test_what_is_for_models_that_are_not_there(place: Path, given: tuple[str, str], expected: str) -> None:
+    assert expected in failed(place, "models:app", "--port", "0", *given)
 
 
 def test_a_port_in_use_is_found_before_anything_loads(place: Path) -> None:

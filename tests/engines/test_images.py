@@ -7,6 +7,7 @@ import io
 import random
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,7 +47,17 @@ def images_of(messages: list[dict[str, Any]], seed: int) -> list[bytes]:
 
 @pytest.mark.parametrize("made", [tiny_models.idefics3, tiny_models.smolvlm])
 def test_answers_are_those_of_generate_whatever_runs_beside(made: Any) -> None:
-    folder = made()
+    as_generate(made())
+
+
+@pytest.mark.parametrize("made", [tiny_models.smolvlm, tiny_models.qwen2_vl, tiny_models.qwen2_5_vl])
+def test_so_they_are_with_the_models_own_processor(made: Any) -> None:
+    pytest.importorskip("torchvision")
+    pytest.importorskip("num2words")
+    as_generate(tiny_models.with_own_processor(made))
+
+
+def as_generate(folder: Path) -> None:
     engine, model = writing(folder, images=True), chat(folder)
     assert "images" in model.features
     processor = transformers.AutoProcessor.from_pretrained(folder)
@@ -133,6 +144,22 @@ BROKEN = {
 def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidRequest, match="image 1"):
         open_image(data, "image 1")
+
+
+def test_what_another_program_would_read_is_refused() -> None:
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(%pipe%id) (w) file\n%%EOF\n"
+    with pytest.raises(InvalidRequest, match="image 1 cannot be read: it is no PNG"):
+        open_image(script, "image 1")
+
+
+def test_many_large_images_are_one_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, tokenizer = writing(tiny_models.idefics3(), images=True), chat(tiny_models.idefics3()).tokenizer
+    prompt = tokenizer.chat(talk("image", "image", "image"))
+    monkeypatch.setattr("penstock.engines.images.MOST_PIXELS", 100)
+    engine.add(0, prompt, {"max_tokens": 1}, [picture(1, 5, 7), picture(2, 5, 7), picture(3, 5, 6)])
+    engine.drop(0)
+    with pytest.raises(InvalidRequest, match="image 3 has 5 x 7 pixels; of all images of a request 100 are read"):
+        engine.add(0, prompt, {"max_tokens": 1}, [picture(1, 5, 7), picture(2, 5, 7), picture(3, 5, 7)])
 
 
 @pytest.mark.parametrize(

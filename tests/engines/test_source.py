@@ -12,12 +12,14 @@ import pytest
 from penstock.engines.source import locate
 from penstock.errors import ConfigError
 
+EMPTY = b"\x02" + bytes(7) + b"{}"  # safetensors without a tensor
+
 
 def make(folder: Path, *files: str, config: str = '{"model_type": "bert"}') -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(config)
     for name in files:
-        (folder / name).write_bytes(b"")
+        (folder / name).write_bytes(EMPTY)
     return folder
 
 
@@ -36,8 +38,34 @@ def test_weights_in_parts_are_all_there_or_named(tmp_path: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(ConfigError, match=r"lacks b\.safetensors in .*download did not end"):
         locate(folder)
-    (folder / "b.safetensors").write_bytes(b"")
+    (folder / "b.safetensors").write_bytes(EMPTY)
     assert [path.name for path in locate(folder).weights] == ["a.safetensors", "b.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        EMPTY[:-1],
+        EMPTY + b"x",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+        b"\x04" + bytes(7) + b"[12]",
+        b"\x19" + bytes(7) + b'{"a":{"data_offsets":[0]}}',
+        b"\x1b" + bytes(7) + b'{"a":{"data_offsets":[0,9]}}' + bytes(8),
+    ],
+)
+def test_weights_that_are_cut_off_are_seen_before_anything_is_started(tmp_path: Path, content: bytes) -> None:
+    folder = make(tmp_path)
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"model\.safetensors is no safetensors file, or not all of one"):
+        locate(folder)
+
+
+def test_a_folder_without_a_config_is_no_model(tmp_path: Path) -> None:
+    folder = make(tmp_path, "model.safetensors")
+    (folder / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"has no config\.json"):
+        locate(folder)
 
 
 def test_pickles_are_for_those_who_ask(tmp_path: Path) -> None:
@@ -45,7 +73,7 @@ def test_pickles_are_for_those_who_ask(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"only pickled weights.*pickles=True"):
         locate(folder)
     assert locate(folder, pickles=True).weights == (folder / "pytorch_model.bin",)
-    (folder / "model.safetensors").write_bytes(b"")
+    (folder / "model.safetensors").write_bytes(EMPTY)
     assert locate(folder, pickles=True).weights == (folder / "model.safetensors",)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +223,18 @@ def test_folders_that_lack_something(tmp_path: Path) -> None:
         ChatTemplate("{% for", {}, "it")
 
 
+def test_a_tokenizer_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"tokenizer\.json cannot be read: Model missing"):
+        FolderTokenizer(tmp_path)
+
+
+def test_what_is_given_to_a_template_has_any_name() -> None:
+    tokenizer = FolderTokenizer(tiny_models.qwen3())
+    talk = [{"role": "user", "content": "x"}]
+    assert tokenizer.chat(talk, messages=[], self=1) == tokenizer.chat(talk)
+
+
 def test_where_templates_are_found(tmp_path: Path) -> None:
     several = [{"name": "rag", "template": "no"}, {"name": "default", "template": "by name"}]
     assert ChatTemplate.of_folder(tmp_path, {"chat_template": several}).render([], {}) == "by name"
@@ -229,6 +243,17 @@ def test_where_templates_are_found(tmp_path: Path) -> None:
     assert ChatTemplate.of_folder(tmp_path, {"chat_template": "in the config"}).render([], {}) == "of a processor"
     (tmp_path / "chat_template.jinja").write_text("a file")
     assert ChatTemplate.of_folder(tmp_path, {"chat_template": "in the config"}).render([], {}) == "a file"
+
+
+def test_others_go_on_while_a_long_text_is_read() -> None:
+    tokenizer, text = FolderTokenizer(tiny_models.qwen3()), "a b " * 200_000
+    thread = threading.Thread(target=tokenizer.encode, args=(text,))
+    thread.start()
+    turns = 0
+    while thread.is_alive():
+        turns += 1
+        time.sleep(0)  # whoever wants the interpreter has it now
+    assert turns > 200, "the library kept it"
 
 
 def test_needs_no_torch() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
+from served import served
 from speaking import Bytes
 
 import penstock as ps
@@ -289,3 +290,19 @@ def test_a_folder_is_served_with_its_own_tokenizer_and_template(elsewhere: Path)
             assert refused.status_code == 400 and "context of 64 tokens" in refused.json()["error"]["message"]
 
     asyncio.run(main())
+
+
+def test_it_is_served_from_the_command_line(elsewhere: Path) -> None:
+    tiny_models = pytest.importorskip("tiny_models", reason="needs torch and transformers, to make a model")
+    where = ("--vllm-python", str(elsewhere), "--ttft", "20")
+    with served(f"--vllm=m={tiny_models.qwen3()}", *where) as (child, url):
+        body = {"model": "m", "prompt": [3], "max_tokens": 3, "logprobs": 0, "temperature": 0}
+        told = httpx.post(f"{url}/v1/completions", json=body, timeout=20).json()
+        assert told["choices"][0]["logprobs"]["token_logprobs"] == [-0.5] * 3
+        assert "process x1, 128 calls at once in each, first item within 20 s" in child.said
+
+
+def test_a_python_and_a_place_are_one_too_many(tmp_path: Path) -> None:
+    tiny_models = pytest.importorskip("tiny_models", reason="needs torch and transformers, to make a model")
+    with pytest.raises(ConfigError, match=r"on=ps\.Process\(python="):
+        chat(tiny_models.qwen3(), python=tmp_path, on=ps.Process())

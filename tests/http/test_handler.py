@@ -373,6 +373,11 @@ def test_cors(go: Go) -> None:
             assert headers["access-control-allow-origin"] == "https://a.example"
             assert "POST" in headers["access-control-allow-methods"]
             assert "content-type" in headers["access-control-allow-headers"]
+            asks = "Access-Control-Request-Headers: authorization,content-type,x-stainless-lang"
+            headers = (await s.ask("/add", *preflight, asks, method="OPTIONS"))[1]
+            assert headers["access-control-allow-headers"] == "authorization,content-type,x-stainless-lang"
+            headers = (await s.ask("/add", *preflight, f"{asks}; x", method="OPTIONS"))[1]
+            assert "; x" not in headers["access-control-allow-headers"]
             for answer in (
                 await s.post("/add", {"x": 1}, preflight[0]),
                 await s.post("/add", {}, preflight[0]),

@@ -196,6 +196,8 @@ def test_rerank_in_three_shapes_and_score() -> None:
         body = {"query": query, "texts": documents, "return_text": True, "raw_scores": True}
         told = (await http.post("/rerank", json=body)).json()
         assert told[0] == {"index": 1, "score": 10.0, "text": "a red fish"}
+        told = (await http.post("/rerank", json={"query": "x", "texts": ["y", "y" * (LONGEST + 1)]})).json()
+        assert told == [{"index": 0, "score": 0.0}, {"index": 1, "score": 0.0, "cut": 1}]
         told = (await http.post("/rerank", json={"query": "x", "documents": [{"text": "x"}], "return_documents": False})).json()
         assert told["results"] == [{"index": 0, "relevance_score": 1.0}]
         for given in ({"text_1": query, "text_2": documents}, {"queries": [query] * 3, "documents": documents}):
@@ -223,9 +225,11 @@ CHAT, EMBED, RERANK = "/v1/chat/completions", "/v1/embeddings", "/v1/rerank"
 BAD: list[tuple[str, Any, int, str, str]] = [
     (CHAT, ask("x", model="carrot"), 404, "model", "did you mean 'parrot'"),
     (CHAT, {**ask("x"), "model": "vectors"}, 404, "model", "embeds"),
-    (CHAT, {"model": "parrot"}, 400, "", "messages"),
+    (CHAT, {"model": "parrot"}, 400, "messages", "messages"),
+    (CHAT, {"messages": [{"content": "x"}]}, 400, "messages[0].role", "missing"),
+    (CHAT, ask("x", logit_bias={"5": 200}), 400, "logit_bias", "100"),
     (CHAT, {"model": "parrot", "messages": []}, 400, "messages", "messages"),
-    (CHAT, ask("x", temprature=1), 400, "", "temprature"),
+    (CHAT, ask("x", temprature=1), 400, "temprature", "temprature"),
     (CHAT, ask("x", temperature=3), 400, "temperature", "temperature"),
     (CHAT, ask("x", n=1000), 400, "n", "$.n"),
     (CHAT, ask("x", stop=[""]), 400, "stop", "empty"),
@@ -242,6 +246,14 @@ BAD: list[tuple[str, Any, int, str, str]] = [
     ("/v1/completions", {"prompt": "x", "suffix": "y"}, 400, "suffix", "suffix"),
     ("/v1/completions", {"prompt": [[-1]]}, 400, "prompt", "prompt[0]"),
     ("/v1/responses", {"input": "x", "previous_response_id": "r"}, 400, "previous_response_id", "stored"),
+    (
+        "/v1/responses",
+        {"instructions": "x", "input": [{"role": "user", "content": [{"type": "refusal"}]}]},
+        400,
+        "input[0].content[0]",
+        "refusal",
+    ),
+    ("/v1/responses", {"input": "x", "text": {"format": {"type": "json_object"}}}, 400, "text.format", "text.format"),
     (EMBED, {"input": []}, 400, "input", "1 to 2048"),
     (EMBED, {"input": ""}, 400, "input", "empty"),
     (EMBED, {"input": ["a"] * 3000}, 400, "input", "3000"),
@@ -253,6 +265,8 @@ BAD: list[tuple[str, Any, int, str, str]] = [
     (RERANK, {"query": "a", "documents": [{"title": "b"}]}, 400, "documents[0]", "text"),
     ("/v1/score", {"text_1": ["a", "b"], "text_2": ["c", "d", "e"]}, 400, "text_2", "2 texts"),
     ("/tokenize", {}, 400, "prompt", "prompt or messages"),
+    ("/detokenize", {"tokens": [1, 1 << 40]}, 400, "tokens[1]", "int"),
+    ("/rerank", {"query": "a", "texts": ["b"], "truncation_direction": "Left"}, 400, "truncation_direction", "enum"),
 ]
 
 
@@ -383,6 +397,54 @@ def test_quotas_of_requests_and_tokens(tmp_path: Path) -> None:
         assert answer.status_code == 400, "what was refused was not charged"
 
     run(test, tokens=tmp_path / "tokens")
+
+
+def test_a_quota_of_requests_that_is_used_up_says_so_as_openai_does(tmp_path: Path) -> None:
+    with changed(tmp_path / "tokens") as book:
+        key = issue(book, "a", "a")
+        book.tenants["a"] = Tenant(per_second=0.05, burst=2)
+
+    async def test(http: httpx.AsyncClient) -> None:
+        http.headers["authorization"] = f"Bearer {key}"
+        left = [(await http.post(CHAT, json=ask("one"))).headers["x-ratelimit-remaining-requests"] for _ in range(2)]
+        assert left == ["1", "0"]
+        for answer in [await http.post(CHAT, json=ask("one")), await http.get("/v1/models/parrot")]:
+            error = answer.json()["error"]
+            assert answer.status_code == 429 and error["type"] == "rate_limit_error", error
+            assert error["message"] == "tenant 'a' may make 3 calls a minute"
+            assert answer.headers["x-ratelimit-limit-requests"] == "2" and int(answer.headers["retry-after"]) in (19, 20)
+            assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+            assert 38 < float(answer.headers["x-ratelimit-reset-requests"].removesuffix("s")) <= 40
+
+    run(test, tokens=tmp_path / "tokens")
+
+
+@pytest.mark.parametrize("path", ["/v1/moderations", "/v1/models/none", "/v1/modelsparrot", "/v1/audio/speech"])
+def test_what_is_not_there_is_said_in_openais_words(path: str) -> None:
+    async def test(http: httpx.AsyncClient) -> None:
+        answer = await http.post(path, json={}) if "models" not in path else await http.get(path)
+        error = answer.json()["error"]
+        assert answer.status_code == 404 and error["type"] == "invalid_request_error" and answer.headers["x-request-id"]
+        assert path in error["message"] or error["code"] == "model_not_found"
+
+    run(test)
+
+
+def test_a_model_of_the_hub_is_found_by_its_last_part_in_the_list_too() -> None:
+    async def test(http: httpx.AsyncClient) -> None:
+        for name in ("org/bird", "bird", "org%2Fbird"):
+            answer = await http.get(f"/v1/models/{name}")
+            assert answer.status_code == 200 and answer.json()["id"] == "org/bird", answer.text
+
+    run(test, replace(parrot(), name="org/bird"))
+
+
+def test_a_template_is_given_values_of_any_name() -> None:
+    async def test(http: httpx.AsyncClient) -> None:
+        answer = await http.post(CHAT, json=ask("x", chat_template_kwargs={"messages": [], "self": 1}))
+        assert answer.status_code == 200, answer.text
+
+    run(test)
 
 
 def test_images_come_as_data_and_nothing_is_fetched() -> None:

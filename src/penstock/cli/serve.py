@@ -57,7 +57,7 @@ def _port(text: str) -> int:
 def run(options: argparse.Namespace) -> None:
     """Exit status: 0 after SIGINT or SIGTERM, 1 when it cannot start, 130 when a second signal cut it off."""
     if not options.app and not any(models.named(options)):
-        print("penstock: what is to be served? Give module:app, or models: --chat, --embed, --rerank", file=sys.stderr)
+        print("penstock: what is to be served? Give module:app, or models: --chat, --vllm, --embed, --rerank", file=sys.stderr)
         raise SystemExit(2)
     if options.reload:
         from penstock.cli.reload import supervise
@@ -139,7 +139,8 @@ def _observers(options: argparse.Namespace) -> list[Observer]:
 def _blamed(error: BaseException) -> str:
     """What and where, in one line: the innermost place that is not in a library."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [f for f in frames if "/site-packages/" not in f.filename and not f.filename.startswith(("<", _HERE, _STDLIB))]
+    known = [f for f in frames if os.path.isabs(f.filename)]  # an extension's frames name files that are not here
+    ours = [f for f in known if "/site-packages/" not in f.filename and not f.filename.startswith((_HERE, _STDLIB))]
     where = f" at {os.path.relpath(ours[-1].filename)}:{ours[-1].lineno}" if ours else ""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}{': ' + lines[0] if lines else ''}{where}"

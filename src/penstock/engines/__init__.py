@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from penstock.errors import ConfigError
+from penstock.engines.placement import targets
 from penstock.models import ChatModel, EmbeddingModel, ScoreModel, UpstreamModel
-from penstock.policy import AIMD
 
 __all__ = ["chat", "embed", "rerank"]
 
@@ -22,10 +21,7 @@ def chat(model: Any, *, ttft: float | None = None, tpot: float | None = None, **
     miss the first are refused (503), and no more run at once than keep the second (`ps.AIMD`). `options` are those
     of `writer.chat`, or of `upstream.chat` for URLs. `penstock.engines.vllm.chat` runs a model with vLLM. Raises ConfigError.
     """
-    if ttft is not None or tpot is not None:
-        if "limit" in options:
-            raise ConfigError("chat(limit=...) and targets: give limit=ps.AIMD(ttft=..., tpot=...) or the targets")
-        options["limit"] = AIMD(ttft=ttft, tpot=tpot)
+    options = targets(ttft, tpot, options)
     if _elsewhere(model):
         from penstock.engines import upstream
 

@@ -30,9 +30,8 @@ class CausalLM:
     """The model and its cache. `forward` gives the logits of those tokens of a pack that are asked for."""
 
     def __init__(self, folder: Path, dtype: str | None, replicas: int, pickles: bool, images: bool) -> None:
-        self.model = _load(
-            "AutoModelForImageTextToText" if images else "AutoModelForCausalLM", folder, dtype, replicas, pickles
-        )
+        auto = "AutoModelForImageTextToText" if images else "AutoModelForCausalLM"
+        self.model = load(auto, folder, threads=cores(replicas), dtype=dtype, pickles=pickles)
         self.images = ImageReader(self.model, folder) if images else None
         self.device = self.model.device
         self.config = self.model.config.get_text_config()
@@ -121,14 +120,6 @@ class CausalLM:
             if read.positions is not None:
                 positions[:, at : at + count] = read.positions[:, start : start + count]
         return positions[:, None]
-
-
-def _load(kind: str, folder: Path, dtype: str | None, replicas: int, pickles: bool) -> Any:
-    try:
-        return load(kind, folder, threads=cores(replicas), dtype=dtype, pickles=pickles)
-    except (ValueError, OSError, KeyError, AttributeError) as error:
-        why = str(error).partition("\n")[0]  # what follows is a list of all that it can
-        raise ConfigError(f"{folder}: transformers {transformers.__version__} cannot load it ({kind}): {why}") from error
 
 
 def _refuse_unknown(config: Any, name: str) -> None:

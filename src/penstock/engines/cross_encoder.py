@@ -78,9 +78,10 @@ class CrossEncoder:
 
     def __call__(self, query: list[str], document: list[str]) -> list[Score]:
         pairs = list(zip(map(readable, query), map(readable, document), strict=True))
-        read = self.tokenizer.encode_batch(pairs)
+        read = self.tokenizer.encode_batch_fast(pairs)
         cuts = [max(0, len(encoding) - self.limit) for encoding in read]
-        read = [self.cutting.encode(*pair) if cut else e for e, pair, cut in zip(read, pairs, cuts, strict=True)]
+        shorter = iter(self.cutting.encode_batch_fast([pair for pair, cut in zip(pairs, cuts, strict=True) if cut]))
+        read = [next(shorter) if cut else encoding for encoding, cut in zip(read, cuts, strict=True)]
         logits = self.logits([encoding.ids for encoding in read], [encoding.type_ids for encoding in read])
         values = [sigmoid(float(x)) if self.squeezed else float(x) for x in logits]
         return [Score(value, len(e), cut) for value, e, cut in zip(values, read, cuts, strict=True)]

@@ -20,6 +20,7 @@ import numpy as np
 from penstock.engines.packed_graph import packed_graph
 from penstock.engines.pooling import NumpySegments, Vectors, in_order, places, pool, read_safetensors
 from penstock.engines.runs import plan
+from penstock.errors import ConfigError
 
 RUN_TOKENS = 192  # one run of the graph; measured flat from 128 to 512
 
@@ -34,7 +35,11 @@ class OnnxEncoder:
         self.run_tokens = run_tokens
         self.vocabulary = int(config["vocab_size"])
         self.first = 0 if config["model_type"] == "bert" else int(config.get("pad_token_id", 1)) + 1
-        self._session = _session(packed_graph(weights, config), threads)
+        try:
+            graph = packed_graph(weights, config)
+        except KeyError as lacking:
+            raise ConfigError(f"{files[0].parent} lacks weights of its model: {lacking}") from None
+        self._session = _session(graph, threads)
 
     def encode(self, texts: Sequence[Sequence[int]], modes: Sequence[str], skip: Sequence[int]) -> Vectors:
         found: list[Vectors] = []

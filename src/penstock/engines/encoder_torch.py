@@ -45,7 +45,7 @@ class TorchEncoder:
     """`encode(ids, modes, skip)` gives [texts, width x modes]."""
 
     def __init__(self, folder: Path, threads: int, dtype: str | None, pickles: bool) -> None:
-        self.model = load("AutoModel", folder, threads=threads, dtype=dtype, pickles=pickles)
+        self.model = load("AutoModel", folder, threads=threads, dtype=dtype, pickles=pickles, spare=("pooler.",))
         import torch
 
         self.torch = torch

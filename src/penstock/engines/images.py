@@ -19,7 +19,8 @@ import transformers
 
 from penstock.errors import ConfigError, InvalidRequest
 
-MOST_PIXELS = 64_000_000  # of one image; it is decompressed as a whole, with 3 bytes each
+MOST_PIXELS = 64_000_000  # of a request's images together; they are decompressed as a whole, with 3 bytes each
+FORMS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # what Pillow knows besides runs other programs, or is rarely looked after
 
 
 @dataclass(slots=True)
@@ -55,8 +56,11 @@ class ImageReader:
             raise ConfigError(f"{folder}: what prepares its images cannot be loaded: {error}{hint}") from error
 
     def read(self, prompt: Sequence[int], images: Sequence[bytes]) -> Read:
-        """Raises InvalidRequest for what is no image, or not as many as the prompt has places for."""
-        opened = [open_image(image, f"image {n + 1}") for n, image in enumerate(images)]
+        """Raises InvalidRequest for what is no image, too much of them, or not as many as the prompt has places for."""
+        opened, room = [], MOST_PIXELS
+        for n, data in enumerate(images):
+            opened.append(open_image(data, f"image {n + 1}", room))
+            room -= opened[-1].width * opened[-1].height
         text = self.processor.tokenizer.decode(prompt, skip_special_tokens=False)
         try:
             batch = self.processor(text=[text], images=opened, add_special_tokens=False, return_tensors="pt")
@@ -87,19 +91,21 @@ class ImageReader:
         raise ConfigError(f"{type(self.model).__name__} does not hand embeddings to its language part")
 
 
-def open_image(data: bytes, name: str) -> Any:
-    """A decoded RGB image. Raises InvalidRequest for what is none, is cut off, or would be huge."""
+def open_image(data: bytes, name: str, room: int = MOST_PIXELS) -> Any:
+    """A decoded RGB image. Raises InvalidRequest for what is none, is cut off, or has more pixels than there is room for."""
     try:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
     except ImportError:
         raise ConfigError("images need pillow: pip install pillow") from None
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMS) as image:
             width, height = image.size
-            if width * height > MOST_PIXELS:
-                raise InvalidRequest(f"{name} has {width} x {height} pixels; at most {MOST_PIXELS} are read")
+            if width * height > room:
+                raise InvalidRequest(f"{name} has {width} x {height} pixels; of all images of a request {MOST_PIXELS} are read")
             return image.convert("RGB")
     except InvalidRequest:
         raise
+    except UnidentifiedImageError:
+        raise InvalidRequest(f"{name} cannot be read: it is no {', '.join(FORMS[:-1])} or {FORMS[-1]}") from None
     except Exception as error:  # its formats' parsers raise what they will at garbage
         raise InvalidRequest(f"{name} cannot be read: {error}") from None

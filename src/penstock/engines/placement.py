@@ -39,6 +39,15 @@ def placed(source: Source, config: Mapping[str, Any], engine: str, on: Place | N
     return chosen, on or (ps.Thread(1) if chosen == "onnx" else ps.Process(startup_timeout=_LOADING))
 
 
+def targets(ttft: float | None, tpot: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with a limit that keeps these targets, in seconds, if there are any. Raises ConfigError."""
+    if ttft is None and tpot is None:
+        return dict(options)
+    if "limit" in options:
+        raise ConfigError("chat(limit=...) and targets: give limit=ps.AIMD(ttft=..., tpot=...) or the targets")
+    return {**options, "limit": ps.AIMD(ttft=ttft, tpot=tpot)}
+
+
 def batch_of(cost: Callable[[Sequence[Any]], float], on: Place) -> ps.Batch:
     """How calls run together, whose cost in tokens `cost` tells.
 

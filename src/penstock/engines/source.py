@@ -16,6 +16,7 @@ from typing import Any
 from penstock.errors import ConfigError
 
 _WANTED = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
+_LONGEST_HEADER = 100_000_000  # bytes: the format's own limit
 _UNWANTED = ("onnx/*", "openvino/*", "original/*", "*training_args*", "*optimizer*", "*/.git*")
 
 
@@ -50,14 +51,34 @@ def locate(model: str | os.PathLike[str], *, revision: str | None = None, pickle
     `revision` is a branch, a tag or a commit of the hub's. Raises ConfigError that says what is missing and where it was
     looked for.
     """
-    folder = Path(model).expanduser()
+    folder, name = Path(model).expanduser(), os.fspath(model)
     if folder.is_dir():
-        return Source(folder.resolve().name, folder, _weights(folder, str(model), pickles))
-    name = os.fspath(model)
-    if _is_path(name):
+        name = folder.resolve().name
+    elif _is_path(name):
         raise ConfigError(f"there is no folder {str(folder.absolute())!r} with a model")
-    folder = _download(name, revision, pickles)
-    return Source(name, folder, _weights(folder, name, pickles))
+    else:
+        folder = _download(name, revision, pickles)
+    weights = _weights(folder, str(model), pickles)
+    if not (weights[0].parent / "config.json").is_file():
+        raise ConfigError(f"model {str(model)!r} has no config.json in {weights[0].parent}")
+    for path in weights:
+        if path.suffix == ".safetensors" and not _whole(path):
+            raise ConfigError(f"{path} is no safetensors file, or not all of one: its download did not end")
+    return Source(name, folder, weights)
+
+
+def _whole(path: Path) -> bool:
+    """Whether a safetensors file is as long as its header says: eight bytes, a JSON header of that length, the tensors."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= _LONGEST_HEADER:
+            return False
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            return path.stat().st_size == 8 + length + max(ends, default=0)
+        except (ValueError, AttributeError, KeyError, IndexError, TypeError):
+            return False
 
 
 def _is_path(name: str) -> bool:

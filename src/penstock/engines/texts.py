@@ -83,7 +83,7 @@ class Reader:
                 written.append(whole.lower() if self.lower else whole)
             else:
                 found[n] = self._given(text)
-        for n, encoding in zip(places, self.tokenizer.encode_batch(written), strict=True):
+        for n, encoding in zip(places, self.tokenizer.encode_batch_fast(written), strict=True):
             found[n] = self._written(encoding, self.lengths[prompts[n]])
         return found
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -38,7 +39,11 @@ class FolderTokenizer:
             raise ConfigError(
                 f"{self.folder} has no tokenizer.json; transformers' AutoTokenizer can write one: save_pretrained()"
             )
-        self.library = Tokenizer.from_file(str(file))
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time needs no threads of the library's own
+        try:
+            self.library = Tokenizer.from_file(str(file))
+        except Exception as error:  # the library's own kind is Exception itself
+            raise ConfigError(f"{file} cannot be read: {error}") from None
         self.library.no_padding()  # what a training run left in the file would cut prompts silently
         self.library.no_truncation()
         self.config = read_json(self.folder / "tokenizer_config.json")
@@ -60,7 +65,8 @@ class FolderTokenizer:
         return found
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        ids: list[int] = self.library.encode(text, add_special_tokens=special).ids
+        """As a batch of one: the library's `encode` keeps the GIL, and a text of megabytes would hold up everybody."""
+        ids: list[int] = self.library.encode_batch_fast([text], add_special_tokens=special)[0].ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -86,7 +92,7 @@ class FolderTokenizer:
             return BytesDecoder(self._readable, self._strip)
         return WordsDecoder(self._decode, self.special)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
+    def chat(self, messages: Sequence[Mapping[str, Any]], /, **options: Any) -> list[int]:
         """The template writes the special tokens itself, so none are added here."""
         return self.encode(self.template.render(messages, options), special=False)
 

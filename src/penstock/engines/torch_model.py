@@ -18,10 +18,11 @@ def cores(replicas: int) -> int:
     return max(1, here // replicas)
 
 
-def load(auto: str, folder: Path, *, threads: int, dtype: str | None, pickles: bool, **options: Any) -> Any:
+def load(auto: str, folder: Path, *, threads: int, dtype: str | None, pickles: bool, spare: tuple[str, ...] = ()) -> Any:
     """The model that transformers' class `auto` makes of a folder, ready to run where it is to run.
 
-    `dtype`: a name of torch's; by default float32 on a processor, and on a GPU what the checkpoint has.
+    `dtype`: a name of torch's; by default float32 on a processor, and on a GPU what the checkpoint has. Weights that the
+    files lack would be random, so they are refused with ConfigError, unless their name begins with one of `spare`.
     """
     try:
         import torch
@@ -38,13 +39,23 @@ def load(auto: str, folder: Path, *, threads: int, dtype: str | None, pickles: b
     kind = dtype or ("float32" if device == "cpu" else "auto")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    model = getattr(transformers, auto).from_pretrained(
-        folder,
-        local_files_only=True,
-        use_safetensors=None if pickles else True,
-        dtype=kind if kind == "auto" else getattr(torch, kind),
-        **options,
-    )
+    try:
+        model, told = getattr(transformers, auto).from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=None if pickles else True,
+            dtype=kind if kind == "auto" else getattr(torch, kind),
+            ignore_mismatched_sizes=True,  # to be told of them
+            output_loading_info=True,
+        )
+    except (ValueError, OSError, KeyError, AttributeError) as error:
+        why = str(error).partition("\n")[0]  # what follows is a list of all that it can
+        raise ConfigError(f"{folder}: transformers {transformers.__version__} cannot load it ({auto}): {why}") from error
+    wrong = {*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])}
+    lacking = sorted(name for name in wrong if not name.startswith(spare))
+    if lacking:
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise ConfigError(f"{folder} lacks weights of {type(model).__name__}: {', '.join(lacking[:3])}{more}")
     return model.eval().requires_grad_(False).to(device)
 
 

@@ -68,8 +68,8 @@ class Relay(Wire):
         body = self.asked(requests)[1]
         asked = body if isinstance(body, Mapping) else {}
         if media not in (EVENTS, JSON) or (media == EVENTS) != bool(asked.get("stream")):
-            wanted = "events" if asked.get("stream") else "an object"
-            raise RemoteFailed(f"{where} answered {media or 'nothing that says its type'} where {wanted} were asked for")
+            wanted = "events were" if asked.get("stream") else "an object was"
+            raise RemoteFailed(f"{where} answered {media or 'nothing that says its type'} where {wanted} asked for")
         return Events(self, media, most, where, asked.get("n")) if media == EVENTS else Whole(self, media, most, where)
 
     def error(self, status: int, body: bytes, headers: Mapping[bytes, bytes], where: str) -> PenstockError:

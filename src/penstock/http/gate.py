@@ -43,13 +43,13 @@ class Gate:
             return Forbidden(f"{token.name!r} is a token of tenant {token.tenant!r} and can act for no other")
         if not token.operator and (error := self._hurries(token, request)) is not None:
             return error
+        if named is None:
+            request.headers = {**request.headers, _TENANT: tenant}  # heads are shared by requests that repeat them
         if path not in _UNCOUNTED and not operates:
             try:
                 self.tokens.charge(token.tenant, now)
             except RateLimited as limited:
                 return limited
-        if named is None:
-            request.headers = {**request.headers, _TENANT: tenant}  # heads are shared by requests that repeat them
         return None
 
     def _hurries(self, token: Token, request: Request) -> PenstockError | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Coroutine
 from difflib import get_close_matches
 from typing import Any
@@ -16,7 +17,7 @@ from penstock.http.gate import Gate, challenge
 from penstock.http.headers import request_id
 from penstock.http.message import Answer, Request, Response
 from penstock.http.metrics import Metrics
-from penstock.http.openai import MODEL, MODELS, routes
+from penstock.http.openai import BENEATH, MODELS, routes
 from penstock.http.openai.page import PAGE, page
 from penstock.http.openai.route import Resource
 from penstock.http.openapi import describe
@@ -32,11 +33,14 @@ from penstock.runtime import App, Runtime
 _JSON = b"content-type: application/json\r\n"
 _TEXT = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
 _HTML = b"content-type: text/html; charset=utf-8\r\n"
-_PREFLIGHT = (
-    b"access-control-allow-headers: authorization, content-type, accept, traceparent, x-request-id, "
-    b"x-penstock-within, x-penstock-priority, x-penstock-tenant\r\naccess-control-max-age: 600\r\n"
+_PREFLIGHT = b"access-control-allow-headers: %b\r\naccess-control-max-age: 600\r\n"
+_ASKS = (
+    b"authorization, content-type, accept, traceparent, x-request-id, x-penstock-within, x-penstock-priority, x-penstock-tenant"
 )
-_EXPOSE = b"access-control-expose-headers: x-request-id, server-timing, retry-after, traceparent\r\n"
+_NAMES = re.compile(rb"[a-z0-9_-]+(?:, ?[a-z0-9_-]+)*", re.I)
+_EXPOSE = b"access-control-expose-headers: x-request-id, server-timing, retry-after, traceparent, %b\r\n" % b", ".join(
+    b"x-ratelimit-%b-%b" % (kind, what) for kind in (b"limit", b"remaining", b"reset") for what in (b"requests", b"tokens")
+)
 
 
 class Handler:
@@ -91,7 +95,7 @@ class Handler:
         error = self.gate.refuse(request, self.runtime.clock())
         if error is None:
             return None
-        endpoint = self.paths.get(request.path)
+        endpoint = self.paths.get(request.path) or self._models_at(request.path)
         if endpoint is not None:
             return endpoint.refuse(error, request, challenge(error))
         return self.refuse(error, request.headers, "", challenge(error))
@@ -123,21 +127,26 @@ class Handler:
         if operation is None:
             if request.path.startswith(REPLICAS):
                 return self.replicas(request)
-            if request.path.startswith(MODEL) and MODELS in self.paths:
-                return self.paths[MODELS](request)
+            if (models := self._models_at(request.path)) is not None:
+                return models(request)
             if request.path.startswith("/readyz/"):
                 return self._ready_one(request)
-            return self.refuse(NotFound(self._unknown(request.path[:200])), request.headers)
+            return self.refuse(self.unknown(request.path[:200]), request.headers)
         if request.method not in ("GET", "HEAD"):
             fault = Fault(405, f"{request.path} answers GET", head=b"allow: GET, HEAD\r\n")
             return self.refuse(fault, request.headers)
         return operation(request)
 
-    def _unknown(self, path: str) -> str:
+    def _models_at(self, path: str) -> Resource | None:
+        """The models, for what is named in their list, and for what is not there where their clients look."""
+        return self.models.get(MODELS) if path.startswith(BENEATH) else None
+
+    def unknown(self, path: str) -> NotFound:
+        """What is said of a path where nothing is."""
         near = get_close_matches(path, self.paths, 1)
         if near:
-            return f"nothing is at {path}; did you mean {near[0]}?"
-        return f"nothing is at {path}; there is {', '.join(sorted(self.paths)) or 'no service'}"
+            return NotFound(f"nothing is at {path}; did you mean {near[0]}?")
+        return NotFound(f"nothing is at {path}; there is {', '.join(sorted(self.paths)) or 'no service'}")
 
     def _health(self, request: Request) -> Response:
         """That this is answered shows that the loop turns; red only if the scheduler has stopped being driven."""
@@ -201,7 +210,10 @@ class Handler:
         allow = endpoint.methods.encode() if endpoint is not None else b"GET, HEAD, OPTIONS"
         head = b"allow: %b\r\n" % allow
         if origin:
-            head += b"%baccess-control-allow-methods: %b\r\n%b" % (origin, allow, _PREFLIGHT)
+            # official clients send headers of their own (x-stainless-...); an origin that may call may send any
+            asked = request.headers.get(b"access-control-request-headers", b"")
+            names = asked if _NAMES.fullmatch(asked) else _ASKS
+            head += b"%baccess-control-allow-methods: %b\r\n%b" % (origin, allow, _PREFLIGHT % names)
         return Response(204, head)
 
     def _with_origin(self, answer: Answer | Coroutine[Any, Any, Answer], origin: bytes) -> Any:

@@ -101,7 +101,8 @@ class Tokens:
         at = account.ready_at(0, now)
         if at > now:
             rate = account.policy.per_second
-            raise RateLimited(f"tenant {tenant!r} may make {rate:g} calls a second", retry_after=at - now)
+            often = f"{rate:g} calls a second" if rate >= 1 else f"{60 * rate:g} calls a minute"
+            raise RateLimited(f"tenant {tenant!r} may make {often}", retry_after=at - now)
         account.started(now)
 
     def admit(self, tenant: str, prompt: int, now: float) -> None:

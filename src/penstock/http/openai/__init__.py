@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from penstock.http.handler import Handler
 
 MODELS = "/v1/models"
-MODEL = "/v1/models/"
+BENEATH = "/v1/"  # where nothing but the models' endpoints is
 
 _ROUTES: tuple[tuple[tuple[type[Any], ...], type[Route[Any]], tuple[str, ...]], ...] = (
     (WRITES, ChatRoute, ("/v1/chat/completions",)),

@@ -16,6 +16,7 @@ M = TypeVar("M", bound=Model)
 WRITES: tuple[type[Any], ...] = (ChatModel, UpstreamModel)
 EMBEDS: tuple[type[Any], ...] = (EmbeddingModel,)
 SCORES: tuple[type[Any], ...] = (ScoreModel,)
+ALL = WRITES + EMBEDS + SCORES
 _DOES = {"chat": "writes", "embedding": "embeds", "rerank": "scores"}
 
 

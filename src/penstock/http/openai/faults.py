@@ -35,7 +35,8 @@ _KINDS: tuple[tuple[type[PenstockError], str, str | None], ...] = (
     (Refused, "overloaded_error", "overloaded"),
 )
 
-_PLACE = re.compile(r" - at `\$\.([^`]+)`")
+_PLACE = re.compile(r" - at `\$\.([^`\[]*(?:\[\d+\][^`\[]*)*)")
+_FIELD = re.compile(r"^Object (?:contains unknown|missing required) field `([^`]+)`")
 
 
 class Rejected(InvalidRequest):
@@ -65,12 +66,18 @@ def body(error: BaseException, identity: str = "", *, debug: bool = False) -> tu
     else:
         code = {503: "unavailable", 504: "timeout", 502: "upstream_failed"}.get(status)
     param = getattr(error, "param", None)
-    if isinstance(error, ValidationFailed) and param is None and (place := _PLACE.search(str(error))):
-        param = place[1]
+    if isinstance(error, ValidationFailed) and param is None:
+        param = _param(str(error))
     given = getattr(error, "code", None)
     if isinstance(given, str):
         code = given
     return status, {"error": {"message": found["detail"], "type": kind, "param": param, "code": code}}
+
+
+def _param(message: str) -> str | None:
+    """The field that a message of msgspec's is about; indices are kept, what is in a mapping is not."""
+    place, field = _PLACE.search(message), _FIELD.match(message)
+    return ".".join(found[1] for found in (place, field) if found) or None
 
 
 def response(error: BaseException, identity: str, head: bytes = b"", *, debug: bool = False) -> Response:

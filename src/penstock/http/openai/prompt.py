@@ -14,14 +14,16 @@ from penstock.models import ChatModel
 _ROLES = {"developer": "system", "function": "tool"}
 
 
-def conversation(messages: Sequence[Message], model: ChatModel) -> tuple[list[dict[str, Any]], list[bytes]]:
-    """The messages for the template, and the images in the order of their places. Raises Rejected."""
+def conversation(
+    messages: Sequence[Message], model: ChatModel, param: str = "messages"
+) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """The messages for the template, and the images in the order of their places. Raises Rejected, about `param`."""
     images: list[bytes] = []
     found = []
     for n, message in enumerate(messages):
         told: dict[str, Any] = {"role": _ROLES.get(message.role, message.role)}
         if isinstance(message.content, list):
-            told["content"] = _parts(message.content, f"messages[{n}].content", model, images)
+            told["content"] = _parts(message.content, f"{param}[{n}].content", model, images)
         else:
             told["content"] = message.content or ""
         for name in ("name", "tool_calls", "tool_call_id", "reasoning_content"):
@@ -88,15 +90,15 @@ def refuse_unsupported(body: Chat, model: ChatModel) -> None:
         raise Rejected(f"{name} tells no log-probabilities", "logprobs")
 
 
-def schema_of(given: Format | None, model: ChatModel) -> dict[str, Any] | None:
+def schema_of(given: Format | None, model: ChatModel, param: str = "response_format") -> dict[str, Any] | None:
     """The JSON schema that the answer has to fit, None for free text. Raises Rejected."""
     if given is None or given.type == "text":
         return None
     if "json" not in model.features:
-        raise Rejected(f"{model.name} cannot be held to a response_format; leave it out, or ask for text", "response_format")
+        raise Rejected(f"{model.name} cannot be held to a {param}; leave it out, or ask for text", param)
     if given.type == "json_object":
         return {}
     schema = (given.json_schema or {}).get("schema")
     if not isinstance(schema, dict):
-        raise Rejected("response_format: json_schema.schema has to be a JSON schema", "response_format")
+        raise Rejected(f"{param}: its schema has to be a JSON schema", param)
     return schema

@@ -83,7 +83,10 @@ def _told(
     order = sorted(range(len(scores)), key=lambda n: (-scores[n].value, n))[: body.top_n or None]
     values = [model.raw(s.value) if body.raw_scores and model.raw is not None else s.value for s in scores]
     if body.texts is not None:  # TEI
-        return [{"index": n, "score": values[n], **({"text": documents[n]} if body.return_text else {})} for n in order]
+        more: list[dict[str, Any]] = [{"text": text} if body.return_text else {} for text in documents]
+        for each in cut:
+            more[each["index"]] |= {"cut": each["cut"]}
+        return [{"index": n, "score": values[n], **more[n]} for n in order]
     cohere = asked.path == "/v2/rerank"
     with_text = body.return_documents if body.return_documents is not None else not cohere
     results = [

@@ -29,8 +29,10 @@ class ResponsesRoute(WritingRoute[Response]):
 
     def write(self, model: ChatModel, body: Response, asked: Asked) -> Answer | Coroutine[Any, Any, Answer]:
         self._refuse_unsupported(body, model)
-        messages, images = conversation(_messages(body), model)
-        schema = schema_of(_format(body.text), model)
+        messages, images = conversation(_messages(body), model, "input")
+        if body.instructions:
+            messages.insert(0, {"role": "system", "content": body.instructions})
+        schema = schema_of(_format(body.text), model, "text.format")
 
         async def make() -> Made:
             prompt = await aside(asked.size, lambda: model.tokenizer.chat(messages))
@@ -59,9 +61,9 @@ class ResponsesRoute(WritingRoute[Response]):
 
 
 def _messages(body: Response) -> list[Message]:
-    """The instructions, then what was said. Raises Rejected."""
+    """What was said. Raises Rejected."""
     said: list[dict[str, Any]] = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
-    found = [Message("system", body.instructions)] if body.instructions else []
+    found = []
     for n, item in enumerate(said):
         if item.get("type", "message") != "message":
             raise Rejected(f"input[{n}]: items of type message are read here, not {str(item['type'])[:40]!r}", "input")
@@ -82,7 +84,7 @@ def _format(text: dict[str, Any] | None) -> Format | None:
     try:
         return msgspec.convert({"type": given.get("type"), "json_schema": {"schema": given.get("schema")}}, Format)
     except (msgspec.ValidationError, AttributeError):
-        raise Rejected("text.format: of type text, json_object or json_schema", "text") from None
+        raise Rejected("text.format: of type text, json_object or json_schema", "text.format") from None
 
 
 class ResponseForm(Shape):

@@ -15,11 +15,11 @@ import msgspec
 from penstock.codec import JSON, decode_any, media_type
 from penstock.context import Budget, Frame, frame_var
 from penstock.core.request import Request as Group
-from penstock.errors import InvalidRequest, MethodNotAllowed, PenstockError, UnsupportedMedia
+from penstock.errors import InvalidRequest, MethodNotAllowed, PenstockError, RateLimited, UnsupportedMedia
 from penstock.http.headers import budget_of, request_id, trace_line
 from penstock.http.message import Answer, Request, Response
 from penstock.http.openai import faults
-from penstock.http.openai.catalogue import Catalogue
+from penstock.http.openai.catalogue import ALL, Catalogue
 from penstock.http.stream import leaving
 
 if TYPE_CHECKING:
@@ -96,22 +96,10 @@ class Asked:
         """Identity, accounting and what is left of the tenant's quotas, as response headers."""
         from penstock.http.endpoint import head_of
 
-        more = self.trace + self._quota()
+        more = self.trace + _quota(self.handler, self.budget.tenant)
         if self.group is None and len(self.calls) == 1:
             return head_of(self.calls[0], more)
         return b"x-request-id: %b\r\n%b" % (self.id.encode("ascii"), more)
-
-    def _quota(self) -> bytes:
-        quota = self.handler.app.tokens
-        if quota is None:
-            return b""
-        left = quota.allowance(self.budget.tenant, self.handler.runtime.clock())
-        lines = []
-        for name, value in zip(left._fields, left, strict=True):
-            if value is not None:
-                kind, _, what = name.partition("_")
-                lines.append(f"x-ratelimit-{kind}-{what}: {f'{value:.3f}s' if kind == 'reset' else value}\r\n")
-        return "".join(lines).encode("ascii")
 
     def ended(self, error: BaseException | None) -> None:
         """One line for what was several calls, or none because the answer was kept."""
@@ -151,6 +139,20 @@ class Asked:
         return faults.response(error, self.id, self.head(), debug=self.handler.app.debug)
 
 
+def _quota(handler: Handler, tenant: str) -> bytes:
+    """What is left of a tenant's quotas, as OpenAI's clients read it."""
+    quota = handler.app.tokens
+    if quota is None:
+        return b""
+    left = quota.allowance(tenant, handler.runtime.clock())
+    lines = []
+    for name, value in zip(left._fields, left, strict=True):
+        if value is not None:
+            kind, _, what = name.partition("_")
+            lines.append(f"x-ratelimit-{kind}-{what}: {f'{value:.3f}s' if kind == 'reset' else value}\r\n")
+    return "".join(lines).encode("ascii")
+
+
 def _budget(handler: Handler, headers: dict[bytes, bytes], arrived: float) -> Budget:
     """The budget that the headers name. Without tokens, whoever sends an API key is a tenant of that key."""
     budget = budget_of(headers, arrived)
@@ -181,6 +183,8 @@ class Resource(ABC):
         """The answer to a request that never becomes a call."""
         if isinstance(error, MethodNotAllowed):
             head += b"allow: %b\r\n" % self.methods.encode()
+        if isinstance(error, RateLimited):
+            head += _quota(self.handler, request.headers.get(b"x-penstock-tenant", b"").decode("latin-1"))
         identity = request_id(request.headers) or self.handler.runtime.next_id()
         self.handler.note(identity, self.path, error)
         return faults.response(error, identity, b"x-request-id: %b\r\n%b" % (identity.encode("ascii"), head))
@@ -253,13 +257,16 @@ class Models(Resource):
     def __call__(self, request: Request) -> Answer:
         if request.method == "OPTIONS":
             return Response(204, b"allow: %b\r\n" % self.methods.encode())
+        if not f"{request.path}/".startswith(f"{self.path}/"):
+            return self.refuse(self.handler.unknown(request.path[:200]), request)
         if request.method not in ("GET", "HEAD"):
             return self.refuse(MethodNotAllowed(f"{self.path} answers GET"), request)
-        entries = [self.catalogue.entry(model) for model in self.catalogue.models]
         name = request.path[len(self.path) + 1 :]
-        found: Any = {"object": "list", "data": entries}
-        if name:
-            found = next((entry for entry in entries if entry["id"] == name), None)
-            if found is None:
-                return self.refuse(faults.NoModel(f"no model is named {name[:200]!r}"), request)
-        return Response(200, JSON_HEAD, msgspec.json.encode(found))
+        if not name:
+            entries = [self.catalogue.entry(model) for model in self.catalogue.models]
+            return Response(200, JSON_HEAD, msgspec.json.encode({"object": "list", "data": entries}))
+        try:
+            found = self.catalogue.find(name, ALL)
+        except faults.NoModel as error:
+            return self.refuse(error, request)
+        return Response(200, JSON_HEAD, msgspec.json.encode(self.catalogue.entry(found)))

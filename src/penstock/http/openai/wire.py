@@ -18,6 +18,7 @@ from penstock.models import Sampling
 Count = Annotated[int, Meta(ge=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
+TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 MOST_CHOICES = 128
 MOST_STOPS = 16
@@ -204,7 +205,7 @@ class Reranking(msgspec.Struct, forbid_unknown_fields=True):
     return_text: bool | None = None
     raw_scores: bool | None = None
     truncate: bool | None = None
-    truncation_direction: str | None = None
+    truncation_direction: Literal["right", "Right"] | None = None  # TEI's; here a text always loses its end
     max_tokens_per_doc: Count | None = None
     max_chunks_per_doc: int | None = None
     rank_fields: list[str] | None = None
@@ -240,7 +241,7 @@ class Tokenizing(msgspec.Struct, forbid_unknown_fields=True):
 class Detokenizing(msgspec.Struct, forbid_unknown_fields=True):
     """`POST /detokenize`."""
 
-    tokens: list[Annotated[int, Meta(ge=0)]]
+    tokens: list[TokenId]
     model: str | None = None
 
 
