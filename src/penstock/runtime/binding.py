@@ -12,6 +12,7 @@ from penstock.core.request import BACKOFF, ENDED, QUEUED, RUNNING, Request, Work
 from penstock.core.station import Station
 from penstock.errors import WorkerLost
 from penstock.executors.base import Executor, Inline, Place, Thread
+from penstock.executors.invoke import contain
 from penstock.runtime import items
 from penstock.runtime.call import BoundCall
 from penstock.runtime.memory import estimate
@@ -221,6 +222,8 @@ class Binding:
         now = runtime.clock()
         errors = [result if isinstance(result, BaseException) else None for result in results]
         failed = errors.count(None) < len(errors)
+        if failed:  # what a body has returned, or is unpickled, nobody has looked at
+            errors = [None if error is None else contain(self.name, error, own=0) for error in errors]
         lost = failed and any(isinstance(error, _LOST) for error in errors)
         waiting = [
             (request, result, error)
