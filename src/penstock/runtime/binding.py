@@ -10,7 +10,7 @@ from penstock.core.policy.admit import Latest
 from penstock.core.policy.route import Sticky
 from penstock.core.request import BACKOFF, ENDED, QUEUED, RUNNING, Request, Work
 from penstock.core.station import Station
-from penstock.errors import WorkerLost
+from penstock.errors import ConfigError, WorkerLost
 from penstock.executors.base import Executor, Inline, Place, Thread
 from penstock.executors.invoke import contain
 from penstock.runtime import items
@@ -122,7 +122,7 @@ class Binding:
         if self.keyed:
             self._key(call, request)
         if self.size is not None:
-            request.size = self.size(*call.args, **call.kwargs)
+            request.size = self._sized(call)
         elif not request.size and not self.direct:
             request.size = weigh(call.args) + (weigh(call.kwargs.values()) if call.kwargs else 0)
         commands = self.scheduler.submit(self.station, request, now)
@@ -146,6 +146,13 @@ class Binding:
         if self.sticky is not None:
             request.affinity = self.sticky.of(call.args, call.kwargs, request.tenant)
 
+    def _sized(self, call: BoundCall) -> int:
+        assert self.size is not None
+        size = self.size(*call.args, **call.kwargs)
+        if not size >= 0:
+            raise ConfigError(f"{self.name}: size= gave {size!r}; give the bytes of a call's input, 0 or more")
+        return size
+
     def _price(self, call: BoundCall, request: Request) -> None:
         assert self.batch is not None
         if len(call.args) != len(self.names) or call.kwargs:
@@ -160,7 +167,7 @@ class Binding:
         if self.batch.cost is not None:
             request.cost = self.batch.alone(request.value)
         if self.batch.key is not None:
-            request.key = self.batch.key(request.value)
+            request.key = self.batch.key_of(request.value)
 
     def stopped(self, call: BoundCall, failure: BaseException | None) -> None:
         """A body that ran in its caller's task has come to its end."""

@@ -150,9 +150,7 @@ class BoundCall(LazyFuture):
         elif binding.direct:
             binding.runtime.loop.create_task(self._drive())
         else:
-            if binding.contextual:
-                self.context = copy_context()
-            binding.submit(self)
+            self._begin()
         return self
 
     def start_for(self, waiter: Any) -> bool:
@@ -161,11 +159,17 @@ class BoundCall(LazyFuture):
         if self.used or self.begun or binding.direct or binding.streams or get_ident() != binding.runtime.thread:
             return False
         self.used = True
-        if binding.contextual:
-            self.context = copy_context()
         self.future = waiter
-        binding.submit(self)
+        self._begin()
         return True
+
+    def _begin(self) -> None:
+        if self.binding.contextual:
+            self.context = copy_context()
+        try:
+            self.binding.submit(self)
+        except Exception as error:  # of cost=, key= or size=
+            self.answer(None, error)
 
     async def _drive(self) -> None:
         """The task of a body that was started, not awaited."""

@@ -224,7 +224,7 @@ class Mapping:
             self.live[mapped] = None
         try:
             mapped.begin(call)
-        except BaseException:  # the user's cost= or size= failed
+        except BaseException:  # a stream, or no awaitable
             if self.ordered:
                 self.pending.remove(mapped)
             else:
