@@ -124,3 +124,34 @@ def alive() -> int:
 
 
 SERVICES = [value for value in list(vars().values()) if isinstance(value, ps.Service)]
+
+
+class Odd(BaseException):
+    """No Exception."""
+
+
+@ps.service
+async def raises_odd() -> None:
+    raise Odd("a secret")
+
+
+@ps.service
+async def raises_odd_in_stream() -> AsyncIterator[int]:
+    yield 1
+    raise Odd("a secret")
+
+
+@ps.service
+async def exits_in_a_join() -> None:
+    await ps.join(square(2), exits())
+
+
+@ps.service
+async def exits_in_a_map() -> None:
+    async for _ in ps.map(lambda _: exits(), range(2)):
+        pass
+
+
+@ps.service
+async def exits_when_started() -> None:
+    await exits().start()

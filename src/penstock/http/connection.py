@@ -157,10 +157,12 @@ class Connection(Writer):
                 self._finish(request)
         except Disconnected:
             self._abort()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, KeyboardInterrupt):
             self._abort()  # where it was not the client that left, it must not wait for ever
             raise
-        except Exception as error:
+        except GeneratorExit:  # the loop is over
+            raise
+        except BaseException as error:
             log.exception("the handler failed on %s %s", request.method, request.path)
             if self._stage == UNSTARTED:
                 self._whole(request, self._server.refuse(error, request.headers))

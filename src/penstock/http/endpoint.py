@@ -185,7 +185,9 @@ class Endpoint:
                 raise
             error = PenstockError(f"{self.service.name} cancelled its own call")
             return problem_response(error, call.id, head=head_of(call, trace))
-        except (Exception, SystemExit) as error:  # sys.exit() in a body ends that call, not the server
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # sys.exit() in a body ends that call, not the server
             Exchange(self, call, trace).report(error)
             return problem_response(error, call.id, head=head_of(call, trace), debug=self.handler.app.debug)
 

@@ -180,7 +180,7 @@ class BoundCall(LazyFuture):
         except BaseException as error:
             if not self.done():
                 self.set_exception(error)
-            if not isinstance(error, Exception):
+            if isinstance(error, KeyboardInterrupt):
                 raise
         else:
             if not self.done():
