@@ -146,7 +146,7 @@ class Endpoint:
     def _arguments(self, request: Request) -> dict[str, Any]:
         if request.method == "POST":
             given = request.headers.get(b"content-type")
-            if given is None or given == b"application/json" or not request.body:
+            if given is None or given == b"application/json":
                 return self.schema.decode_json(request.body)
             kind = media_type(given.decode("latin-1"))
             if kind == MSGPACK_TYPE:
@@ -157,6 +157,8 @@ class Endpoint:
                 return self.schema.decode_json(request.body)
             if self.schema.raw:
                 return self.schema.bind_raw(request.body, kind, _query(request.query))
+            if not request.body:
+                return self.schema.decode_json(b"")
             raise UnsupportedMedia(
                 f"{self.service.name} reads application/json and application/msgpack, not {kind}; "
                 f"send the header content-type: application/json (curl: --json '...', or -H 'content-type: application/json')"
