@@ -210,6 +210,11 @@ class BoundCall(LazyFuture):
             self.runner.cancel(msg)
         return True
 
+    def withdraw(self) -> None:
+        """Cancel what others that ended made needless: nobody has run out of patience with it."""
+        self.request.root = False
+        self.cancel()
+
     def __del__(self) -> None:
         if self.begun:
             if self._log_traceback:  # asyncio's: an exception that nobody looked at

@@ -242,10 +242,10 @@ class Runtime:
 
     def hand_over(self, call: BoundCall) -> concurrent.futures.Future[Any]:
         """Let this call run on the runtime's loop; the future belongs to the caller's thread."""
-        from penstock.threads import begin
+        from penstock.threads import Answer, begin
 
         call.used = False
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        future = Answer()
         if self.closing:
             raise ShuttingDown("the runtime is shutting down and takes no new calls")
         try:
