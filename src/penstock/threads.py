@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import ConfigError
+from penstock.core.policy.declared import whole
 
 if TYPE_CHECKING:
     from penstock.runtime.call import BoundCall
@@ -67,8 +67,7 @@ def map_futures(
     service: Service[..., Any], items: Iterable[Any], concurrency: int, ordered: bool
 ) -> Iterator[concurrent.futures.Future[Any]]:
     """See `Service.map`."""
-    if concurrency < 1:
-        raise ConfigError(f"{service.name}.map(concurrency={concurrency}): at least 1")
+    whole(f"{service.name}.map(concurrency={concurrency!r})", concurrency)
     pending: dict[concurrent.futures.Future[Any], None] = {}
     done: SimpleQueue[concurrent.futures.Future[Any]] = SimpleQueue()
 
