@@ -190,8 +190,8 @@ class Binding:
         if runtime.closing:
             runtime.settle()
 
-    def abandon(self, call: BoundCall) -> None:
-        """Nobody waits for this call any more."""
+    def abandon(self, call: BoundCall, *, begun: bool = False) -> None:
+        """Nobody waits for this call any more. `begun`: its body has, on the loop, and is still to stop."""
         runtime, request = self.runtime, call.request
         if request.outcome:
             return
@@ -200,7 +200,7 @@ class Binding:
         commands = self.scheduler.cancel(request, now)
         self.record(call, None)
         runtime.apply(commands)
-        if running and self.direct and request.work is not None:
+        if running and self.direct and not begun and request.work is not None:
             runtime.apply(self.scheduler.finish(request.work, now, None, measured=False))
         runtime.arm()
         if runtime.closing:

@@ -199,15 +199,19 @@ class BoundCall(LazyFuture):
             self.error = asyncio.CancelledError()
             if self.begun:
                 super().cancel(msg)
-        elif self.runner is None and not self.binding.direct:
+        elif self.runner is not None:
+            self.runner.cancel(msg)
+        elif self.binding.direct:  # a stream whose reader has an item: the next one that it asks for closes the body
+            self.error = asyncio.CancelledError()
+            self.binding.abandon(self, begun=True)
+        else:
             if self.begun:
                 super().cancel(msg)
+            elif self.stream is not None:
+                self.stream.fail(asyncio.CancelledError())
             elif isinstance(self.future, asyncio.Future):
                 self.future.cancel(msg)  # of who awaits
             self.binding.abandon(self)
-            return True
-        if self.runner is not None:
-            self.runner.cancel(msg)
         return True
 
     def withdraw(self) -> None:
