@@ -10,6 +10,7 @@ import asyncio
 import functools
 import inspect
 import math
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -258,6 +259,8 @@ class RuntimeLike(Protocol):
 
 # By the thread of their loop: a thread runs one loop at a time, and asking for the thread is a quarter of the price.
 _runtimes: dict[int, RuntimeLike] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_runtimes.clear)  # the threads that turned their loops are not there
 
 
 def register(runtime: RuntimeLike) -> None:
