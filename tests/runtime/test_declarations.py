@@ -166,3 +166,15 @@ def test_a_function_that_misbehaves_for_one_input_fails_that_call_alone(name: st
         assert not runtime.busy()
 
     virtually(service)(body)
+
+
+def test_the_queue_of_a_small_profile_holds_two_batches() -> None:
+    service = ps.service(batched, batch=ps.Batch(max_size=64))
+
+    async def main() -> None:
+        async with ps.Runtime(service, profile="edge") as runtime:
+            assert runtime.scheduler.stations["batched"].options.queue.items == 128
+            runtime.bind(ps.service(batched, name="small", batch=ps.Batch(max_size=2)))
+            assert runtime.scheduler.stations["small"].options.queue.items == runtime.sizes.queue_items
+
+    asyncio.run(main())
