@@ -102,6 +102,8 @@ WRONG: list[Callable[[], object]] = [
     lambda: ps.service(plain, name=5),
     lambda: ps.Runtime(plain),  # type: ignore[arg-type]
     lambda: ps.Runtime(grace=nan),
+    lambda: ps.App(mounts={"web": ps.App()}),
+    lambda: ps.App(mounts={"/web": 5}),  # type: ignore[dict-item]
     lambda: ps.budget(priority="high").__enter__(),  # type: ignore[arg-type]
     lambda: ps.budget(priority=1.5).__enter__(),  # type: ignore[arg-type]
     lambda: ps.budget(tenant=5).__enter__(),  # type: ignore[arg-type]
