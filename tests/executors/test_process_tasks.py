@@ -98,7 +98,7 @@ def test_a_call_that_exits_ends_nobody_elses() -> None:
         assert "called sys.exit(3)" in str(ends[1]) and "KeyboardInterrupt" in str(ends[3])
         assert isinstance(ends[1], ServiceError) and isinstance(ends[3], ServiceError)
         others = [asyncio.ensure_future(said(bodies.talk("on", 500))) for _ in range(4)]
-        with pytest.raises(ServiceError, match="sys.exit"):
+        with pytest.raises(ServiceError, match=r"sys\.exit"):
             await said(bodies.talk("exits", 3))
         assert await asyncio.gather(*others) == [["on"] * 500] * 4
         assert runtime.restarts == 0
