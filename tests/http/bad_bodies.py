@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import penstock as ps
+from penstock.errors import QueueFull
 
 
 @ps.service
@@ -133,6 +134,25 @@ class Odd(BaseException):
 @ps.service
 async def raises_odd() -> None:
     raise Odd("a secret")
+
+
+def unpriced(*_: Any) -> int:
+    raise LookupError("a secret")
+
+
+@ps.service(batch=ps.Batch(cost=unpriced))
+def costs_what(xs: list[int]) -> list[int]:
+    return xs
+
+
+@ps.service(size=unpriced)
+async def weighs_what() -> None:
+    pass
+
+
+@ps.service
+async def refuses_for_ever() -> None:
+    raise QueueFull("no time", retry_after=float("inf"))
 
 
 @ps.service

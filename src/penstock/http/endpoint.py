@@ -92,8 +92,11 @@ class Exchange:
 
     def report(self, error: BaseException) -> None:
         """The traceback of user code goes to the log; the caller gets the id under which it is there."""
+        name = self.endpoint.service.name
+        if not self.call.request.outcome:  # its cost=, key= or size= failed, so it never became a call
+            self.endpoint.handler.note(self.call.id, name, error)
         if not isinstance(error, PenstockError):
-            logger.error("service %s failed in call %s", self.endpoint.service.name, self.call.id, exc_info=error)
+            logger.error("service %s failed in call %s", name, self.call.id, exc_info=error)
 
 
 class Endpoint:
