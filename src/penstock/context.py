@@ -79,6 +79,10 @@ def budget(
     """
     if within is not None and not within > 0:
         raise ConfigError(f"budget(within={within!r}): seconds, greater than 0")
+    if not (priority is None or isinstance(priority, int)) or not (tenant is None or isinstance(tenant, str)):
+        raise ConfigError(f"budget(priority={priority!r}, tenant={tenant!r}): an integer, and a string")
+    if deadline is not None and deadline != deadline:
+        raise ConfigError("budget(deadline=nan): a time of the runtime's clock")
     outer = frame_var.get()
     base = NO_BUDGET if outer is None else outer.budget
     inside = outer is not None and outer.request is not None

@@ -6,15 +6,22 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.policy.admit import Latest, Queue
+from penstock.core.policy.batch import Batch
+from penstock.core.policy.cache import Cache
+from penstock.core.policy.declared import whole
+from penstock.core.policy.limit import Limit
+from penstock.core.policy.order import Order
+from penstock.core.policy.retry import Retry
+from penstock.core.policy.route import Route
 from penstock.core.policy.slots import Slots
 from penstock.core.pool import Pool
 from penstock.errors import ConfigError
-from penstock.executors.base import Body, Inline, Process, Thread, fewest
+from penstock.executors.base import Body, Inline, Place, Process, Thread, fewest
 
 if TYPE_CHECKING:
     from penstock.service import ServiceOptions
@@ -95,7 +102,7 @@ def _service_name(target: Any, name: str | None) -> str:
         name = str(getattr(target, "__name__", type(target).__name__))
         if inspect.isclass(target):
             name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-    if not _NAME.match(name):
+    if not isinstance(name, str) or not _NAME.match(name):
         raise ConfigError(f"{name!r} cannot be a service's name (letters, digits, '_', '-', '.'); give one: name=\"...\"")
     return name
 
@@ -176,6 +183,30 @@ def _without_exceptions(annotation: Any) -> Any:
     return typing.Union[tuple(kept)] if kept and len(kept) < len(options) else annotation  # noqa: UP007 - at run time
 
 
+# What an option is: its type, and how to say so.
+_KINDS: dict[str, tuple[Any, str]] = {
+    "batch": (Batch | Slots, "ps.Batch(...) or ps.Slots(...)"),
+    "admit": (Queue | Latest, "ps.Queue(...), ps.Latest(...), or a tuple of both"),
+    "order": (Order, "ps.Fifo(), ps.EarliestDeadline(), ps.FairShare() or ps.Priority()"),
+    "limit": (Limit, "ps.Fixed(n), ps.AIMD(), ps.Rate(...), or a tuple of them"),
+    "retry": (Retry, "ps.Retry(...)"),
+    "route": (Route, "a policy of penstock.policy, such as LeastCost()"),
+    "on": (Place, "ps.Inline(), ps.Thread(), ps.Process() or ps.Remote(urls)"),
+    "needs": (Mapping, "a dict from pools to amounts"),
+    "size": (Callable, "a function of the call's arguments that gives bytes"),
+    "cache": (Cache, "ps.Cache(...)"),
+}
+
+
+def accept(**given: Any) -> None:
+    """Refuse options that are of another kind: a class for its instance, a list for a tuple, a number for a policy."""
+    for option, value in given.items():
+        kind, what = _KINDS[option]
+        several = value if isinstance(value, tuple) and option in ("admit", "limit") else (value,)
+        if value is not None and not all(isinstance(each, kind) for each in several):
+            raise ConfigError(f"service({option}={value!r}): give {what}")
+
+
 def validate(body: Body, options: ServiceOptions) -> None:
     """Refuse options that contradict the body or each other."""
     name, on = body.name, options.on
@@ -203,8 +234,7 @@ def validate(body: Body, options: ServiceOptions) -> None:
     for pool, amount in (options.needs or {}).items():
         if not isinstance(pool, Pool) or not (callable(amount) or (isinstance(amount, int | float) and amount > 0)):
             raise ConfigError(f"{name}: needs={{{pool!r}: {amount!r}}}: a Pool or a Memory, and a number or a function")
-    if options.buffer < 1:
-        raise ConfigError(f"{name}: buffer={options.buffer}; a stream's buffer holds at least 1 item")
+    whole(f"{name}: buffer=...", options.buffer)
 
 
 def _importable(body: Body) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import functools
 import inspect
 import math
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from penstock.core.policy.retry import Retry
 from penstock.core.policy.route import Route
 from penstock.core.policy.slots import Slots
 from penstock.core.pool import Amount, Pool
-from penstock.declare import caller_signature, describe, elsewhere, validate
+from penstock.declare import accept, caller_signature, describe, elsewhere, validate
 from penstock.errors import ConfigError
 from penstock.executors.base import Body, Place
 from penstock.executors.remote_place import Remote
@@ -196,6 +197,18 @@ def service(  # type: ignore[misc]
     bytes that a queued call's input holds. `cache` lets equal calls share answers. `route` chooses between replicas
     (`penstock.policy.Sticky` and others). Raises ConfigError for what contradicts itself.
     """
+    accept(
+        batch=batch,
+        admit=admit,
+        order=order,
+        limit=limit,
+        retry=retry,
+        route=route,
+        on=on,
+        needs=needs,
+        size=size,
+        cache=cache,
+    )
     options = ServiceOptions(
         batch=batch if isinstance(batch, Batch) else None,
         slots=batch if isinstance(batch, Slots) else None,
@@ -216,6 +229,9 @@ def service(  # type: ignore[misc]
     )
     if within is not None and not (within > 0 and math.isfinite(within)):
         raise ConfigError(f"service(within={within!r}): a finite number of seconds, greater than 0")
+    for option, seconds in (("start_timeout", start_timeout), ("progress_timeout", progress_timeout)):
+        if seconds is not None and not seconds > 0:
+            raise ConfigError(f"service({option}={seconds!r}): seconds, greater than 0")
     if target is None:
         return functools.partial(_make, name=name, options=options)
     return _make(target, *args, name=name, options=options)
@@ -243,6 +259,8 @@ class RuntimeLike(Protocol):
 
 # By the thread of their loop: a thread runs one loop at a time, and asking for the thread is a quarter of the price.
 _runtimes: dict[int, RuntimeLike] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_runtimes.clear)  # the threads that turned their loops are not there
 
 
 def register(runtime: RuntimeLike) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import ConfigError
+from penstock.core.policy.declared import whole
 
 if TYPE_CHECKING:
     from penstock.runtime.call import BoundCall
@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from penstock.service import Service
 
 
-def begin(call: BoundCall, future: concurrent.futures.Future[Any]) -> None:
+class Answer(concurrent.futures.Future[Any]):
+    """What a plain thread holds of its call."""
+
+    withdrawn = False  # cancelled because others have ended, not because nobody waits that long
+
+
+def begin(call: BoundCall, future: Answer) -> None:
     """On the loop: start the call and tie it to the future of the thread that made it.
 
     The future stays pending until the call has ended, so it can be cancelled until then, and the call with it.
@@ -46,10 +52,10 @@ def begin(call: BoundCall, future: concurrent.futures.Future[Any]) -> None:
         else:
             future.set_result(call.result())
 
-    def left(future: concurrent.futures.Future[Any]) -> None:
+    def left(_: object) -> None:
         if future.cancelled() and live:
             try:
-                live[0].binding.runtime.post(live[0].cancel)
+                live[0].binding.runtime.post(live[0].withdraw if future.withdrawn else live[0].cancel)
             except (IndexError, RuntimeError):  # the call has just ended, or its loop is closed
                 pass
 
@@ -61,8 +67,7 @@ def map_futures(
     service: Service[..., Any], items: Iterable[Any], concurrency: int, ordered: bool
 ) -> Iterator[concurrent.futures.Future[Any]]:
     """See `Service.map`."""
-    if concurrency < 1:
-        raise ConfigError(f"{service.name}.map(concurrency={concurrency}): at least 1")
+    whole(f"{service.name}.map(concurrency={concurrency!r})", concurrency)
     pending: dict[concurrent.futures.Future[Any], None] = {}
     done: SimpleQueue[concurrent.futures.Future[Any]] = SimpleQueue()
 
@@ -85,6 +90,8 @@ def map_futures(
             yield first()
     finally:
         for future in pending:
+            if isinstance(future, Answer):
+                future.withdrawn = True
             future.cancel()
 
 

@@ -163,6 +163,12 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         "broken:app",
         "would block the loop",
     ),
+    "a contradiction": (
+        "import penstock as ps\n@ps.service(batch=ps.Batch(max_size=8), admit=ps.Queue(items=2))\n"
+        "def f(xs: list[int]) -> list[int]:\n    return xs\napp = ps.App(f)\n",
+        "broken:app",
+        "raise items or lower Batch(max_size=...) (--debug",  # and no place: it is in no line of theirs
+    ),
     "a name that is taken": ("app = 1\n", "sub/asyncio.py:app", "its name is that of another module"),
 }
 
@@ -193,6 +199,7 @@ def test_wrong_arguments_are_status_2(place: Path) -> None:
         assert child.end() == 2
         child.close()
         assert "Traceback" not in child.said
+        assert "_port" not in child.said
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,11 @@ def test_made_used_and_removed(tmp_path: Path) -> None:
         child.until("need a token of tokens.json")
         assert "401 Unauthorized" in penstock("call", f"{url}/hello", "name=Ada", cwd=tmp_path).stderr
         assert penstock("call", f"{url}/hello", "name=Ada", cwd=tmp_path, token=token).stdout == '"Hello, Ada!"\n'
+        from_file = penstock("call", f"{url}/hello", "name=Ada", cwd=tmp_path, token=f" {token}\n")
+        assert from_file.stdout == '"Hello, Ada!"\n'
+        inside = penstock("call", f"{url}/hello", "name=Ada", cwd=tmp_path, token="a\nb")
+        assert "cannot be sent: Invalid header value" in inside.stderr and "Traceback" not in inside.stderr
+        assert "404" in penstock("call", f"{url}/no such 服务", cwd=tmp_path, token=token).stderr
         assert "operator's token" in penstock("top", url, "--once", cwd=tmp_path, token=token).stderr
         assert "SERVICE" in penstock("top", url, "--once", "--interval", "0.1", cwd=tmp_path, token=operator).stdout
         load = ("bench", f"{url}/hello", "-d", '{"name": "a"}', "-n", "20", "--baseline", "0")
@@ -46,6 +51,9 @@ def test_made_used_and_removed(tmp_path: Path) -> None:
     assert penstock("token", "remove", "ada", cwd=tmp_path).returncode == 0
     assert "ada" not in penstock("token", "list", cwd=tmp_path).stdout
     assert "no token named" in penstock("token", "remove", "ada", cwd=tmp_path).stderr
+    for wrong in (("--rate", "nan"), ("--rate", "-1"), ("--tpm", "nan"), ("--weight", "nan")):
+        refused = penstock("token", "add", "eve", *wrong, cwd=tmp_path).stderr
+        assert "greater than 0" in refused and "Traceback" not in refused
     assert "there is no file" in penstock("token", "list", "--file", "nowhere.json", cwd=tmp_path).stderr
 
 

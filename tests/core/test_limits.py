@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stand import Stand
 
 from penstock.core.policy.limit import AIMD, Fixed, Rate
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, DeadlineInfeasible, Overloaded
 
 
 @given(
@@ -30,6 +30,18 @@ def test_no_two_starts_are_closer_than_the_gap(per_second: float, burst: int, ga
     assert all(call.work is not None for call in calls), "somebody never started"
     assert all(b - a >= gap - 1e-9 for a, b in pairwise(starts))
     assert all(b - a >= 1 / per_second - 1e-9 for a, b in zip(starts, starts[burst:], strict=False))
+
+
+@pytest.mark.parametrize("replicas", [None, 4])
+def test_what_a_rate_cannot_start_in_time_is_refused_at_once(replicas: int | None) -> None:
+    stand = Stand(replicas, limits=(Rate(per_second=2.0),), start_timeout=10.0)
+    assert stand.submit().work is not None
+    stand.finish(0.01)
+    assert isinstance(stand.errors[stand.submit(deadline=0.4)], DeadlineInfeasible)
+    calls = [stand.submit() for _ in range(40)]
+    refused = [stand.errors[call] for call in calls if call in stand.errors]
+    assert len(refused) == 20 and all(isinstance(error, Overloaded) for error in refused)
+    assert all(error.retry_after for error in refused)
 
 
 def test_a_gap_that_forbids_the_burst_is_refused() -> None:

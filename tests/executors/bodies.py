@@ -40,6 +40,8 @@ def whoami(_: int = 0) -> int:
 def die(how: str) -> str:
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "a signal without a name":
+        os.kill(os.getpid(), signal.SIGRTMIN + 3)
     if how == "abort":
         os.abort()
     if how == "exit":

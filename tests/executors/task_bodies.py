@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -39,6 +40,8 @@ class Talk:
                 yield (lambda: None) if word == "lambda" else word
             if word == "fail":
                 raise KeyError("this one")
+            if word == "exits":
+                sys.exit(3)
             if word == "wait":
                 await asyncio.Event().wait()
         except (asyncio.CancelledError, GeneratorExit):
@@ -89,6 +92,10 @@ async def ask(word: str) -> Any:
         raise KeyError("this one")
     if word == "lambda":
         return lambda: None
+    if word == "exits":
+        sys.exit(3)
+    if word == "interrupts":
+        raise KeyboardInterrupt
     if word == "wait":
         await asyncio.Event().wait()
     return str(await shouted(word))

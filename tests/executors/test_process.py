@@ -31,7 +31,7 @@ def test_calls_batches_and_streams() -> None:
 def test_a_death_loses_what_ran_and_the_replica_comes_back() -> None:
     async def main() -> None:
         async with ps.Runtime(bodies.die):
-            for how in ("kill", "abort"):
+            for how in ("kill", "abort", "a signal without a name"):
                 with pytest.raises(WorkerLost):
                     await bodies.die(how)
                 assert await bodies.die("fine") == "fine"

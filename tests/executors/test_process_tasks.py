@@ -16,7 +16,7 @@ import pytest
 
 import penstock as ps
 from penstock.core.check import check, idle
-from penstock.errors import BadResult, ConfigError, ProgressTimeout, WorkerLost
+from penstock.errors import BadResult, ConfigError, ProgressTimeout, ServiceError, WorkerLost
 from penstock.executors import process_life
 
 from . import task_bodies as bodies
@@ -88,6 +88,22 @@ def test_answers_and_errors_of_plain_coroutines() -> None:
             await bodies.ask("a", "b")
 
     run(body, bodies.ask, bodies.shouted)
+
+
+def test_a_call_that_exits_ends_nobody_elses() -> None:
+    async def body(runtime: ps.Runtime) -> None:
+        words = ("a", "exits", "b", "interrupts", "c")
+        ends = await asyncio.gather(*map(bodies.ask, words), return_exceptions=True)
+        assert [ends[0], ends[2], ends[4]] == ["A!", "B!", "C!"]
+        assert "called sys.exit(3)" in str(ends[1]) and "KeyboardInterrupt" in str(ends[3])
+        assert isinstance(ends[1], ServiceError) and isinstance(ends[3], ServiceError)
+        others = [asyncio.ensure_future(said(bodies.talk("on", 500))) for _ in range(4)]
+        with pytest.raises(ServiceError, match=r"sys\.exit"):
+            await said(bodies.talk("exits", 3))
+        assert await asyncio.gather(*others) == [["on"] * 500] * 4
+        assert runtime.restarts == 0
+
+    run(body, bodies.ask, bodies.shouted, bodies.talk)
 
 
 def test_what_fails_or_cannot_be_sent_fails_alone() -> None:

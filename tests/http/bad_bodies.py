@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import penstock as ps
+from penstock.errors import QueueFull
 
 
 @ps.service
@@ -124,3 +125,53 @@ def alive() -> int:
 
 
 SERVICES = [value for value in list(vars().values()) if isinstance(value, ps.Service)]
+
+
+class Odd(BaseException):
+    """No Exception."""
+
+
+@ps.service
+async def raises_odd() -> None:
+    raise Odd("a secret")
+
+
+def unpriced(*_: Any) -> int:
+    raise LookupError("a secret")
+
+
+@ps.service(batch=ps.Batch(cost=unpriced))
+def costs_what(xs: list[int]) -> list[int]:
+    return xs
+
+
+@ps.service(size=unpriced)
+async def weighs_what() -> None:
+    pass
+
+
+@ps.service
+async def refuses_for_ever() -> None:
+    raise QueueFull("no time", retry_after=float("inf"))
+
+
+@ps.service
+async def raises_odd_in_stream() -> AsyncIterator[int]:
+    yield 1
+    raise Odd("a secret")
+
+
+@ps.service
+async def exits_in_a_join() -> None:
+    await ps.join(square(2), exits())
+
+
+@ps.service
+async def exits_in_a_map() -> None:
+    async for _ in ps.map(lambda _: exits(), range(2)):
+        pass
+
+
+@ps.service
+async def exits_when_started() -> None:
+    await exits().start()

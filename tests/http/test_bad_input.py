@@ -295,6 +295,13 @@ BODIES: dict[str, tuple[Any, tuple[str, ...], int, str, str]] = {
     "circular": ({}, (), 500, "BadResult", "circular or nested too deep"),
     "exits": ({}, (), 500, "ServiceError", "called sys.exit(3)"),
     "exits_in_thread": ({}, (), 500, "ServiceError", "called sys.exit(3)"),
+    "costs_what": ({"x": 1}, (), 500, "UserError", "the server's log has it"),
+    "weighs_what": ({}, (), 500, "UserError", "the server's log has it"),
+    "refuses_for_ever": ({}, (), 429, "QueueFull", "no time"),
+    "raises_odd": ({}, (), 500, "UserError", "the server's log has it"),
+    "exits_in_a_join": ({}, (), 500, "ServiceError", "called sys.exit(3)"),
+    "exits_in_a_map": ({}, (), 500, "ServiceError", "called sys.exit(3)"),
+    "exits_when_started": ({}, (), 500, "ServiceError", "called sys.exit(3)"),
     "cancels": ({}, (), 500, "PenstockError", "cancelled its own call"),
     "killed": ({}, (), 503, "WorkerLost", "killed"),
     "exits_in_process": ({}, (), 500, "ServiceError", "called sys.exit(3)"),
@@ -324,7 +331,7 @@ def test_bodies_that_misbehave(name: str, capsys: pytest.CaptureFixture[str]) ->
     assert found["instance"] in {line["id"] for line in lines}
 
 
-@pytest.mark.parametrize("name", ["stalls_in_stream", "opaque_in_stream", "exits_in_stream"])
+@pytest.mark.parametrize("name", ["stalls_in_stream", "opaque_in_stream", "exits_in_stream", "raises_odd_in_stream"])
 def test_streams_that_misbehave(name: str) -> None:
     async def main() -> None:
         async with beside(getattr(bad_bodies, name), log=False) as site:

@@ -182,6 +182,8 @@ def test_msgpack_and_bytes(go: Go) -> None:
                     "/reverse?times=3", f"Content-Type: {name}", f"Accept: {name}", method="POST", body=b"\0abc"
                 )
                 assert (status, headers["content-type"], body) == (200, "application/octet-stream", b"cba\0")
+                status, _, body = await s.ask("/reverse", f"Content-Type: {name}", method="POST")  # an empty file
+                assert (status, body) == (200, b"")
 
     go(main())
 

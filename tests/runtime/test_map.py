@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 import penstock as ps
 from penstock.context import current_budget
+from penstock.errors import ConfigError
+from penstock.policy import Scale
 from penstock.sim.loop import VirtualLoop
 
 
@@ -222,3 +224,69 @@ def test_calls_get_the_readers_budget_also_when_a_callback_makes_them() -> None:
 
     virtually(body)
     assert tenants == ["ann"] * 10
+
+
+def one(x: int) -> int:
+    return -x
+
+
+def many(xs: list[int]) -> list[int]:
+    return [-x for x in xs]
+
+
+class Steps:
+    """Ends each request in its first step."""
+
+    def add(self, slot: int, x: int) -> None:
+        self.x = x
+
+    def step(self, slots: dict[int, int]) -> list[tuple[int, Any]]:
+        return [pair for slot in slots for pair in ((slot, -self.x), (slot, ps.END))]
+
+    def drop(self, slot: int) -> None:
+        pass
+
+
+SCALE = Scale(1, 3)
+PLACED = [
+    (ps.service(one, on=ps.Thread(SCALE)), 12),
+    (ps.service(many, on=ps.Thread(SCALE), batch=ps.Batch(max_size=5)), 30),
+    (ps.service(Steps, on=ps.Thread(), batch=ps.Slots(8, stream=False)), 16),
+]
+
+
+@pytest.mark.parametrize(("service", "window"), PLACED, ids=lambda value: getattr(value, "name", str(value)))
+def test_the_window_keeps_all_busy_that_there_may_be(service: Any, window: int) -> None:
+    async def main() -> None:
+        async with ps.Runtime(service):
+            answers = ps.map(service, [7])
+            assert answers.mapping.window == window  # type: ignore[attr-defined]
+            assert [answer async for answer in answers] == [-7]
+
+    asyncio.run(main())
+
+
+def test_what_cannot_be_mapped_says_so() -> None:
+    async def main() -> None:
+        async with ps.Runtime():
+            for wrong in (5, None, int):
+                with pytest.raises(ConfigError, match="give an iterable"):
+                    ps.map(Load(lambda x: 1.0), wrong)  # type: ignore[arg-type]
+            for concurrency in (0, -1, 1.5):
+                with pytest.raises(ConfigError, match=f"concurrency={concurrency}"):
+                    ps.map(Load(lambda x: 1.0), [1], concurrency=concurrency)  # type: ignore[arg-type]
+
+    asyncio.run(main())
+
+
+def test_a_second_reader_of_the_same_map_is_refused() -> None:
+    async def body() -> None:
+        answers = ps.map(Load(lambda x: 1.0), range(4))
+        first = asyncio.ensure_future(anext(answers))
+        await asyncio.sleep(0.5)
+        with pytest.raises(RuntimeError, match="is being read already"):
+            await anext(answers)
+        assert await first == 0
+        assert [answer async for answer in answers] == [1, 2, 3]
+
+    virtually(body)

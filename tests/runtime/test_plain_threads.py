@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
 import threading
 import weakref
@@ -156,6 +157,25 @@ def test_submit_on_the_loop_is_refused() -> None:
                 hello.submit("loop")
 
     asyncio.run(main())
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_is_told_that_the_runtime_is_not_there() -> None:
+    with ps.Runtime(hello):
+        read, write = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                hello.submit("Ada")
+            except ConfigError as error:
+                os.write(write, str(error).encode())
+            finally:
+                os._exit(0)
+        os.close(write)
+        with os.fdopen(read, "rb") as said:
+            assert b"no runtime is active to call hello in" in said.read()
+        os.waitpid(child, 0)
+        assert hello.submit("Ada").result(LONG) == "Hello, Ada!"
 
 
 def test_map_in_order_bounded_and_with_each_error_in_its_place() -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import os
 import re
 import socket
 import sys
 from typing import Any
 
 from penstock.cli import CommandFailed
-from penstock.cli.server import SERVICE, address, connection
+from penstock.cli.server import SERVICE, address, connection, token_argument
 
 NAME = "call"
 HELP = "call a service over HTTP"
@@ -25,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--within", type=float, help="deadline in seconds")
     parser.add_argument("--priority", type=int, help="the smaller goes first")
     parser.add_argument("--tenant", help="whose fair share pays")
-    parser.add_argument("--token", default=os.environ.get("PENSTOCK_TOKEN"), help="bearer token (default: $PENSTOCK_TOKEN)")
+    token_argument(parser, "bearer token")
     parser.add_argument("-v", "--verbose", action="store_true", help="show where the time went")
 
 
@@ -51,6 +50,8 @@ def run(options: argparse.Namespace) -> None:
         raise CommandFailed(f"{parts.hostname!r} is not a host that is known: {error.strerror}") from error
     except (http.client.HTTPException, ConnectionResetError, UnicodeError) as error:
         raise CommandFailed(f"the server at {where} broke off: {type(error).__name__}") from error
+    except ValueError as error:  # a line end in a token
+        raise CommandFailed(f"this cannot be sent: {error}") from error
     finally:
         server.close()
 

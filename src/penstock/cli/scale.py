@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import os
 from urllib.parse import quote
 
 from penstock.cli import CommandFailed
-from penstock.cli.server import SERVER, address, connection
+from penstock.cli.server import SERVER, address, connection, token_argument
 
 NAME = "scale"
 HELP = "change how many replicas a service of a running server has"
@@ -29,7 +28,7 @@ def shared_arguments(parser: argparse.ArgumentParser) -> None:
     """What every command to a running server's service needs."""
     parser.add_argument("url", help="the server, for instance http://127.0.0.1:8000")
     parser.add_argument("service", help="its name")
-    parser.add_argument("--token", default=os.environ.get("PENSTOCK_TOKEN"), help="an operator's (default: $PENSTOCK_TOKEN)")
+    token_argument(parser, "an operator's")
 
 
 def ask(method: str, options: argparse.Namespace, path: str, body: bytes) -> None:

@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("app", metavar="module:app", nargs="?", help="where the App (or one service) is")
     models.arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (default: this machine only)")
-    parser.add_argument("--port", type=_port, default=8000, help="0 lets the system choose (default: 8000)")
+    parser.add_argument("--port", type=port, default=8000, help="0 lets the system choose (default: 8000)")
     parser.add_argument("--uds", default="", metavar="PATH", help="listen on a unix socket as well")
     parser.add_argument("--tokens", metavar="FILE", help="callers need a bearer token of this file (`penstock token add`)")
     parser.add_argument("--insecure", action="store_true", help="let a public --host be called without tokens")
@@ -47,11 +47,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reload", action="store_true", help="start anew when a file changes (for development)")
 
 
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port < 1 << 16:
+def port(text: str) -> int:
+    """A port, or a ValueError; argparse tells the name of this function."""
+    number = int(text)
+    if not 0 <= number < 1 << 16:
         raise ValueError
-    return port
+    return number
 
 
 def run(options: argparse.Namespace) -> None:
@@ -139,8 +140,8 @@ def _observers(options: argparse.Namespace) -> list[Observer]:
 def _blamed(error: BaseException) -> str:
     """What and where, in one line: the innermost place that is not in a library."""
     frames = traceback.extract_tb(error.__traceback__)
-    known = [f for f in frames if os.path.isabs(f.filename)]  # an extension's frames name files that are not here
-    ours = [f for f in known if "/site-packages/" not in f.filename and not f.filename.startswith((_HERE, _STDLIB))]
+    ours = [f for f in frames if "/site-packages/" not in f.filename and not f.filename.startswith((_HERE, _STDLIB))]
+    ours = [f for f in ours if os.path.exists(f.filename)]  # not "<frozen ...>", nor the source of a compiled module
     where = f" at {os.path.relpath(ours[-1].filename)}:{ours[-1].lineno}" if ours else ""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}{': ' + lines[0] if lines else ''}{where}"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import http.client
-from urllib.parse import SplitResult, urlsplit
+import os
+from string import punctuation
+from urllib.parse import SplitResult, quote, urlsplit
 
 from penstock.cli import CommandFailed
 
@@ -15,12 +18,18 @@ _KINDS: dict[str, type[http.client.HTTPConnection]] = {"http": http.client.HTTPC
 def address(url: str, form: str) -> SplitResult:
     """The parts of a URL that can be called; else CommandFailed says what it should look like: `form`."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(quote(url, safe=punctuation))
         if parts.scheme in _KINDS and parts.hostname and parts.port != 0:
             return parts
     except ValueError:  # brackets without an end, or a port above 65535
         pass
     raise CommandFailed(f"{url!r} is not {form}")
+
+
+def token_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--token`, or the environment's; without the line end of the file that it may be from."""
+    given = os.environ.get("PENSTOCK_TOKEN", "")
+    parser.add_argument("--token", type=str.strip, default=given, help=f"{what} (default: $PENSTOCK_TOKEN)")
 
 
 def connection(parts: SplitResult, timeout: float | None = None) -> http.client.HTTPConnection:

@@ -114,8 +114,8 @@ def refuse(station: Station, request: Request, now: float) -> PenstockError | No
     Predictions refuse roots only: an inner call is part of work that has been admitted. What fits the next two
     rounds is admitted whatever callers are known to do, so that a wrong estimate can be unlearned.
     """
-    if not request.root or not station.time.known or station.free:
-        return None
+    if not request.root or (not station.rates and (station.free or not station.time.known)):
+        return None  # when a rate has room is known before anything else is
     queued = len(station.waiting)
     latest = None if station.patience is None else station.patience.refused
     if latest is not None and latest.again(request, queued, now) and not station.hangups.tries(request):

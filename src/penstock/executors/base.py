@@ -14,6 +14,7 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from penstock.core.policy.declared import whole
 from penstock.core.policy.scale import Scale
 from penstock.errors import ConfigError
 from penstock.executors.remote_place import Remote
@@ -119,8 +120,7 @@ def fewest(replicas: int | Scale) -> int:
 
 
 def _at_least_one(what: str, n: int | Scale) -> None:
-    if fewest(n) < 1:
-        raise ConfigError(f"{what}: at least 1, not {n}")
+    whole(what, fewest(n))
 
 
 class Item(Protocol):

@@ -54,8 +54,8 @@ def spread(name: str, returned: Any, expected: int) -> list[Any]:
     """One result per request from what a batched body returned."""
     if isinstance(returned, str | bytes | bytearray | Mapping | Set) or not hasattr(returned, "__len__"):
         got = f"a {type(returned).__name__}"
-    elif (length := len(returned)) == expected:
-        return list(returned)
+    elif (length := len(results := list(returned))) == expected:
+        return results
     else:
         got = f"{length}"
     return [

@@ -206,4 +206,5 @@ def results_of(frame: Frame, expected: int, name: str) -> tuple[Sequence[Any], f
 def _how(code: int | None) -> str:
     if code is None or code >= 0:
         return f"exited with {code}"
-    return f"was killed by {signal.Signals(-code).name}"
+    named = -code in set(signal.Signals)  # those between SIGRTMIN and SIGRTMAX are not
+    return f"was killed by {signal.Signals(-code).name if named else f'signal {-code}'}"

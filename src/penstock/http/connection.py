@@ -157,9 +157,6 @@ class Connection(Writer):
                 self._finish(request)
         except Disconnected:
             self._abort()
-        except asyncio.CancelledError:
-            self._abort()  # where it was not the client that left, it must not wait for ever
-            raise
         except Exception as error:
             log.exception("the handler failed on %s %s", request.method, request.path)
             if self._stage == UNSTARTED:
@@ -168,6 +165,11 @@ class Connection(Writer):
                 self._finish(request)  # what came after the answer failed, as where Starlette raises again
             else:
                 self._abort()  # a body that breaks off is the only way left to say it
+        except GeneratorExit:  # the loop is over
+            raise
+        except BaseException:
+            self._abort()  # where it was not the client that left, it must not wait for ever
+            raise
         finally:
             self._request = self._task = None
             self._advance()

@@ -92,8 +92,11 @@ class Exchange:
 
     def report(self, error: BaseException) -> None:
         """The traceback of user code goes to the log; the caller gets the id under which it is there."""
+        name = self.endpoint.service.name
+        if not self.call.request.outcome:  # its cost=, key= or size= failed, so it never became a call
+            self.endpoint.handler.note(self.call.id, name, error)
         if not isinstance(error, PenstockError):
-            logger.error("service %s failed in call %s", self.endpoint.service.name, self.call.id, exc_info=error)
+            logger.error("service %s failed in call %s", name, self.call.id, exc_info=error)
 
 
 class Endpoint:
@@ -146,7 +149,7 @@ class Endpoint:
     def _arguments(self, request: Request) -> dict[str, Any]:
         if request.method == "POST":
             given = request.headers.get(b"content-type")
-            if given is None or given == b"application/json" or not request.body:
+            if given is None or given == b"application/json":
                 return self.schema.decode_json(request.body)
             kind = media_type(given.decode("latin-1"))
             if kind == MSGPACK_TYPE:
@@ -157,6 +160,8 @@ class Endpoint:
                 return self.schema.decode_json(request.body)
             if self.schema.raw:
                 return self.schema.bind_raw(request.body, kind, _query(request.query))
+            if not request.body:
+                return self.schema.decode_json(b"")
             raise UnsupportedMedia(
                 f"{self.service.name} reads application/json and application/msgpack, not {kind}; "
                 f"send the header content-type: application/json (curl: --json '...', or -H 'content-type: application/json')"
@@ -185,7 +190,9 @@ class Endpoint:
                 raise
             error = PenstockError(f"{self.service.name} cancelled its own call")
             return problem_response(error, call.id, head=head_of(call, trace))
-        except (Exception, SystemExit) as error:  # sys.exit() in a body ends that call, not the server
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # sys.exit() in a body ends that call, not the server
             Exchange(self, call, trace).report(error)
             return problem_response(error, call.id, head=head_of(call, trace), debug=self.handler.app.debug)
 

@@ -114,7 +114,7 @@ class Handler:
         self.note(identity, service, error)
         return problem_response(error, identity, head=b"x-request-id: %b\r\n%b" % (identity.encode("ascii"), head))
 
-    def note(self, identity: str, service: str, error: Exception) -> None:
+    def note(self, identity: str, service: str, error: BaseException) -> None:
         """The line in the log of a request that never became a call."""
         now, kind = self.runtime.clock(), f"HTTP{error.code}" if isinstance(error, Fault) else type(error).__name__
         outcome = "invalid" if isinstance(error, PenstockError) else "failed"

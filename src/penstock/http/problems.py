@@ -47,17 +47,24 @@ def problem(error: BaseException, instance: str = "", *, debug: bool = False) ->
         found = {"type": "urn:penstock:UserError", "title": "Service raised", "status": 500, "detail": detail}
     if instance:
         found["instance"] = instance
-    retry_after = error.retry_after if isinstance(error, PenstockError) else None
+    retry_after = _retry_after(error)
     if retry_after is not None:
         found["retry_after"] = round(retry_after, 3)
     return found
 
 
+def _retry_after(error: BaseException) -> float | None:
+    """When to come back, if that can be said: a service's own error may have said anything."""
+    seconds = error.retry_after if isinstance(error, PenstockError) else None
+    return None if seconds is None or not math.isfinite(seconds) else max(0.0, seconds)
+
+
 def problem_head(error: BaseException) -> bytes:
     """The header lines that belong to the error itself."""
     head = PROBLEM_HEAD
-    if isinstance(error, PenstockError) and error.retry_after is not None:
-        head += b"retry-after: %d\r\n" % max(1, math.ceil(error.retry_after))
+    retry_after = _retry_after(error)
+    if retry_after is not None:
+        head += b"retry-after: %d\r\n" % max(1, math.ceil(retry_after))
     if isinstance(error, Fault):
         head += error.head
     return head

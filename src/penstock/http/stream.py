@@ -124,7 +124,9 @@ class Writing(ABC):
             if leaving():
                 raise
             await self._fail(PenstockError(f"{self.name} cancelled its own call"))
-        except (Exception, SystemExit) as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
             await self._fail(error)
         else:
             await self._end(self.end())

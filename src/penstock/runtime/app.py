@@ -55,6 +55,9 @@ class App:
             self.add_model(model)
         if isinstance(cors, str):
             raise ConfigError(f"App(cors={cors!r}): a list of origins, for instance [{cors!r}]")
+        for prefix, other in (mounts or {}).items():
+            if not prefix.startswith("/") or not callable(other):
+                raise ConfigError(f"App(mounts={{{prefix!r}: {other!r}}}): a path that begins with /, and an ASGI application")
         sizes(profile)  # refuse an unknown profile here, not at start
         self.name = name
         self.profile = profile

@@ -10,8 +10,9 @@ from penstock.core.policy.admit import Latest
 from penstock.core.policy.route import Sticky
 from penstock.core.request import BACKOFF, ENDED, QUEUED, RUNNING, Request, Work
 from penstock.core.station import Station
-from penstock.errors import WorkerLost
+from penstock.errors import ConfigError, WorkerLost
 from penstock.executors.base import Executor, Inline, Place, Thread
+from penstock.executors.invoke import contain
 from penstock.runtime import items
 from penstock.runtime.call import BoundCall
 from penstock.runtime.memory import estimate
@@ -121,7 +122,7 @@ class Binding:
         if self.keyed:
             self._key(call, request)
         if self.size is not None:
-            request.size = self.size(*call.args, **call.kwargs)
+            request.size = self._sized(call)
         elif not request.size and not self.direct:
             request.size = weigh(call.args) + (weigh(call.kwargs.values()) if call.kwargs else 0)
         commands = self.scheduler.submit(self.station, request, now)
@@ -145,6 +146,13 @@ class Binding:
         if self.sticky is not None:
             request.affinity = self.sticky.of(call.args, call.kwargs, request.tenant)
 
+    def _sized(self, call: BoundCall) -> int:
+        assert self.size is not None
+        size = self.size(*call.args, **call.kwargs)
+        if not size >= 0:
+            raise ConfigError(f"{self.name}: size= gave {size!r}; give the bytes of a call's input, 0 or more")
+        return size
+
     def _price(self, call: BoundCall, request: Request) -> None:
         assert self.batch is not None
         if len(call.args) != len(self.names) or call.kwargs:
@@ -159,7 +167,7 @@ class Binding:
         if self.batch.cost is not None:
             request.cost = self.batch.alone(request.value)
         if self.batch.key is not None:
-            request.key = self.batch.key(request.value)
+            request.key = self.batch.key_of(request.value)
 
     def stopped(self, call: BoundCall, failure: BaseException | None) -> None:
         """A body that ran in its caller's task has come to its end."""
@@ -182,8 +190,8 @@ class Binding:
         if runtime.closing:
             runtime.settle()
 
-    def abandon(self, call: BoundCall) -> None:
-        """Nobody waits for this call any more."""
+    def abandon(self, call: BoundCall, *, begun: bool = False) -> None:
+        """Nobody waits for this call any more. `begun`: its body has, on the loop, and is still to stop."""
         runtime, request = self.runtime, call.request
         if request.outcome:
             return
@@ -192,7 +200,7 @@ class Binding:
         commands = self.scheduler.cancel(request, now)
         self.record(call, None)
         runtime.apply(commands)
-        if running and self.direct and request.work is not None:
+        if running and self.direct and not begun and request.work is not None:
             runtime.apply(self.scheduler.finish(request.work, now, None, measured=False))
         runtime.arm()
         if runtime.closing:
@@ -221,6 +229,8 @@ class Binding:
         now = runtime.clock()
         errors = [result if isinstance(result, BaseException) else None for result in results]
         failed = errors.count(None) < len(errors)
+        if failed:  # what a body has returned, or is unpickled, nobody has looked at
+            errors = [None if error is None else contain(self.name, error, own=0) for error in errors]
         lost = failed and any(isinstance(error, _LOST) for error in errors)
         waiting = [
             (request, result, error)

@@ -150,9 +150,7 @@ class BoundCall(LazyFuture):
         elif binding.direct:
             binding.runtime.loop.create_task(self._drive())
         else:
-            if binding.contextual:
-                self.context = copy_context()
-            binding.submit(self)
+            self._begin()
         return self
 
     def start_for(self, waiter: Any) -> bool:
@@ -161,11 +159,17 @@ class BoundCall(LazyFuture):
         if self.used or self.begun or binding.direct or binding.streams or get_ident() != binding.runtime.thread:
             return False
         self.used = True
-        if binding.contextual:
-            self.context = copy_context()
         self.future = waiter
-        binding.submit(self)
+        self._begin()
         return True
+
+    def _begin(self) -> None:
+        if self.binding.contextual:
+            self.context = copy_context()
+        try:
+            self.binding.submit(self)
+        except Exception as error:  # of cost=, key= or size=
+            self.answer(None, error)
 
     async def _drive(self) -> None:
         """The task of a body that was started, not awaited."""
@@ -176,7 +180,7 @@ class BoundCall(LazyFuture):
         except BaseException as error:
             if not self.done():
                 self.set_exception(error)
-            if not isinstance(error, Exception):
+            if isinstance(error, KeyboardInterrupt):
                 raise
         else:
             if not self.done():
@@ -195,16 +199,25 @@ class BoundCall(LazyFuture):
             self.error = asyncio.CancelledError()
             if self.begun:
                 super().cancel(msg)
-        elif self.runner is None and not self.binding.direct:
+        elif self.runner is not None:
+            self.runner.cancel(msg)
+        elif self.binding.direct:  # a stream whose reader has an item: the next one that it asks for closes the body
+            self.error = asyncio.CancelledError()
+            self.binding.abandon(self, begun=True)
+        else:
             if self.begun:
                 super().cancel(msg)
+            elif self.stream is not None:
+                self.stream.fail(asyncio.CancelledError())
             elif isinstance(self.future, asyncio.Future):
                 self.future.cancel(msg)  # of who awaits
             self.binding.abandon(self)
-            return True
-        if self.runner is not None:
-            self.runner.cancel(msg)
         return True
+
+    def withdraw(self) -> None:
+        """Cancel what others that ended made needless: nobody has run out of patience with it."""
+        self.request.root = False
+        self.cancel()
 
     def __del__(self) -> None:
         if self.begun:

@@ -29,9 +29,12 @@ async def join(*calls: Awaitable[Any]) -> tuple[Any, ...]:
         for call in calls:
             tasks.append(begin(call))
         return tuple(await asyncio.gather(*tasks))
-    except BaseException:
+    except BaseException as error:
         for task in tasks:
-            task.cancel()
+            if isinstance(task, BoundCall) and not isinstance(error, asyncio.CancelledError):
+                task.withdraw()
+            else:
+                task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
 

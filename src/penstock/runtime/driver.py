@@ -63,6 +63,8 @@ class Runtime:
         self.services: dict[str, Service[..., Any]] = {}
         self.weights: dict[str, float] | None = None  # of tenants, where tokens say who they are
         for each in services:
+            if not isinstance(each, App | Service):
+                raise ConfigError(f"Runtime(...) takes services and apps, not {each!r}; make one with @penstock.service")
             listed = each.services.values() if isinstance(each, App) else (each,)
             for service in listed:
                 if self.services.setdefault(service.name, service) is not service:
@@ -71,6 +73,8 @@ class Runtime:
                 profile = each.profile
             if isinstance(each, App) and each.tokens is not None:
                 self.weights = each.tokens.weights
+        if not grace >= 0:
+            raise ConfigError(f"Runtime(grace={grace!r}): seconds, 0 or more")
         self.sizes: Sizes = sizes(profile)
         self.clock = clock
         self.grace = grace
@@ -238,10 +242,10 @@ class Runtime:
 
     def hand_over(self, call: BoundCall) -> concurrent.futures.Future[Any]:
         """Let this call run on the runtime's loop; the future belongs to the caller's thread."""
-        from penstock.threads import begin
+        from penstock.threads import Answer, begin
 
         call.used = False
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        future = Answer()
         if self.closing:
             raise ShuttingDown("the runtime is shutting down and takes no new calls")
         try:

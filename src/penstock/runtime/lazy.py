@@ -28,6 +28,7 @@ class LazyFuture(asyncio.Future[Any]):
     begun: bool  # by start()
     binding: Binding
     start: Callable[[], object]  # the subclass's: begins, and calls `asyncio.Future.__init__`
+    __iter__ = None  # type: ignore[assignment]  # a future's is its `__await__`; a call is no plain iterable
 
     @property
     def _asyncio_future_blocking(self) -> Any:

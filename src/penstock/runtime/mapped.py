@@ -57,6 +57,8 @@ class Mapped:
         """Nobody wants it any more; what is still to be waited for until it has stopped."""
         call, self.call = self.call, None
         self.over = True
-        if call is not None:
+        if isinstance(call, BoundCall):
+            call.withdraw()
+        elif call is not None:
             call.cancel()
         return None if getattr(call, "future", None) is self else call

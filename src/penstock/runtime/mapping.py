@@ -12,6 +12,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, C
 from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
+from penstock.core.policy.declared import whole
+from penstock.core.policy.scale import Scale
 from penstock.errors import ConfigError
 from penstock.runtime.call import BoundCall
 from penstock.runtime.mapped import Mapped
@@ -40,17 +42,20 @@ def map(  # noqa: A001 - the field's own name
     """
     if concurrency is None:
         return Answers(Mapping(function, items, _window(function), ordered, return_exceptions, learns=_learns(function)))
-    if concurrency < 1:
-        raise ConfigError(f"map(concurrency={concurrency}): at least 1")
+    whole(f"map(concurrency={concurrency!r})", concurrency)
     return Answers(Mapping(function, items, concurrency, ordered, return_exceptions))
 
 
 def _window(function: Any) -> int:
     if isinstance(function, Service):
-        on, batch = function.options.on, function.options.batch
+        on, batch, slots = function.options.on, function.options.batch, function.options.slots
         replicas = getattr(on, "replicas", None) or 1
+        if isinstance(replicas, Scale):
+            replicas = replicas.maximum
         if batch is not None:
-            return 2 * batch.max_size * replicas
+            return 2 * replicas * batch.max_size
+        if slots is not None:
+            return 2 * replicas * slots.size
         if not function.is_async:
             return 4 * replicas if on is not None else 8
     return _MOST
@@ -111,13 +116,17 @@ class Mapping:
             self.before.after = self
         elif isinstance(items, Iterable):
             self.source, self.read = iter(items), self._read_at_once
-        else:
+        elif isinstance(items, AsyncIterable):
             self.source, self.read = items.__aiter__(), self._read_by_task
+        else:
+            raise ConfigError(f"map(..., {items!r}): give an iterable, or an async one")
 
     # The reader's side
 
     async def next(self) -> Any:
         """The next answer."""
+        if self.reader is not None and not self.reader.done():
+            raise RuntimeError("this map is being read already; give each reader one of its own")
         if self.context is None:
             self.context = copy_context()
         try:
@@ -224,7 +233,7 @@ class Mapping:
             self.live[mapped] = None
         try:
             mapped.begin(call)
-        except BaseException:  # the user's cost= or size= failed
+        except BaseException:  # a stream, or no awaitable
             if self.ordered:
                 self.pending.remove(mapped)
             else:

@@ -51,7 +51,8 @@ def station_options(service: Service[..., Any], runtime: Runtime, defaults: Size
         replicas *= size
     queue = next((policy for policy in options.admit if isinstance(policy, Queue)), None)
     if queue is None:
-        queue = Queue() if defaults.queue_items is None else Queue(items=defaults.queue_items)
+        least = 0 if options.batch is None else 2 * options.batch.max_size
+        queue = Queue() if defaults.queue_items is None else Queue(items=max(defaults.queue_items, least))
     needs = tuple((runtime.budgets.state(pool), amount) for pool, amount in (options.needs or {}).items())
     return (
         StationOptions(

@@ -65,7 +65,7 @@ async def _pull(call: BoundCall) -> AsyncGenerator[Any, None]:
     try:
         body = binding.target(*call.args, **call.kwargs)
         step = body.__anext__
-        while True:
+        while call.error is None:
             token = frame_var.set(frame)
             call.runner = runner
             try:
@@ -97,9 +97,11 @@ async def _pull(call: BoundCall) -> AsyncGenerator[Any, None]:
             call.runner = None
             _let_go(call, holders)
             binding.stopped(call, failure)
+        if isinstance(failure, GeneratorExit):
+            return  # who has left is told nothing
         if call.error is not None:
             raise call.ordered()
-        if failure is not None and not isinstance(failure, GeneratorExit):
+        if failure is not None:
             raise failure
     finally:
         del failure, runner  # the traceback of the one, and the other's outcome, hold this frame
@@ -153,7 +155,6 @@ async def _receive(call: BoundCall) -> AsyncGenerator[Any, None]:
     call.context = copy_context()
     inbox = call.stream = Inbox()
     loop, clock = binding.runtime.loop, binding.runtime.clock
-    call.runner = asyncio.current_task(binding.runtime.loop)
     binding.submit(call)
     holders = _hold(call)
     try:
@@ -164,7 +165,6 @@ async def _receive(call: BoundCall) -> AsyncGenerator[Any, None]:
                 request.progress = math.inf
                 yield item
                 request.progress = clock()
-                call.runner = asyncio.current_task(binding.runtime.loop)
                 if request.work is not None:
                     binding.resume(request.work)
             if inbox.closed:
@@ -173,7 +173,6 @@ async def _receive(call: BoundCall) -> AsyncGenerator[Any, None]:
             await inbox.waiter
             inbox.waiter = None
     finally:
-        call.runner = None
         _let_go(call, holders)
         if not request.outcome:
             binding.abandon(call)

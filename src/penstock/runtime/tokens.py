@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import logging
+import math
 import os
 import secrets
 import tempfile
@@ -45,6 +46,8 @@ class Tenant(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
         """The account that its calls are charged to; None if they are not counted."""
         if self.per_second is None:
             return None
+        if not 0 < self.per_second < math.inf:
+            raise ConfigError(f"calls a second must be a number greater than 0, not {self.per_second!r}")
         return Rate(self.per_second, burst=self.burst or max(1, int(self.per_second))).state()
 
     def bucket(self) -> Bucket | None:

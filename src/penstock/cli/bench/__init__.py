@@ -37,29 +37,29 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="a request header; $PENSTOCK_TOKEN is sent as the bearer token",
     )
     parser.add_argument("-X", "--method", help="default: POST with a body, else GET")
-    parser.add_argument("-c", "--clients", type=_count, default=32, help="closed loop: that many callers (default 32)")
-    parser.add_argument("-r", "--rate", type=_positive, help="open loop: Poisson arrivals a second, whatever is answered")
-    parser.add_argument("-t", "--seconds", type=_positive, default=10.0, help="how long to send (default 10)")
-    parser.add_argument("-n", "--count", type=_count, default=0, help="stop after that many requests")
+    parser.add_argument("-c", "--clients", type=count, default=32, help="closed loop: that many callers (default 32)")
+    parser.add_argument("-r", "--rate", type=positive, help="open loop: Poisson arrivals a second, whatever is answered")
+    parser.add_argument("-t", "--seconds", type=positive, default=10.0, help="how long to send (default 10)")
+    parser.add_argument("-n", "--count", type=count, default=0, help="stop after that many requests")
     parser.add_argument("--stream", action="store_true", help="ask for events: time to the first, gaps between them")
-    parser.add_argument("--within", type=_positive, metavar="SECONDS", help=(
+    parser.add_argument("--within", type=positive, metavar="SECONDS", help=(
         "count answers within this as goodput, and send it as the deadline (X-Penstock-Within)"
     ))  # fmt: skip
-    parser.add_argument("--timeout", type=_positive, default=30.0, help="give up on a request after this (default 30 s)")
+    parser.add_argument("--timeout", type=positive, default=30.0, help="give up on a request after this (default 30 s)")
     parser.add_argument("--baseline", type=float, default=2.0, metavar="SECONDS", help=(
         "time for the run of one at a time that the rest is compared with (default 2; 0 leaves it out)"
     ))  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
 
 
-def _positive(text: str) -> float:
+def positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError("a number greater than 0")
     return value
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("at least 1")

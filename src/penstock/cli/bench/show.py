@@ -79,8 +79,9 @@ def _compared(report: dict[str, Any]) -> list[str]:
         alone = f"{found['one_at_a_time_throughput']:,.1f} /s"
         if "speed_up" in found:
             lines.append(f"  speed-up     {found['speed_up']:.2f}x one at a time ({alone})")
-        less = f"{found['latency_reduction']:.0%}"
-        lines.append(f"  latency      {less} less than in a line of one at a time ({duration(found['one_at_a_time_latency'])})")
+        saved = found["latency_reduction"]
+        share = f"{abs(saved):.0%} {'less' if saved >= 0 else 'more'}"
+        lines.append(f"  latency      {share} than in a line of one at a time ({duration(found['one_at_a_time_latency'])})")
     server = report["server"]
     if server:
         parts = [f"server uses {server['server_cores']:.2f} cores"]

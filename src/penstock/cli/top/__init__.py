@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from penstock.cli import CommandFailed
-from penstock.cli.server import SERVER, address, connection
+from penstock.cli.server import SERVER, address, connection, token_argument
 from penstock.cli.top.frame import frame
 from penstock.http.status import Status
 
@@ -30,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("url", nargs="?", default="http://127.0.0.1:8000", help="the server (default %(default)s)")
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between frames (default 1)")
     parser.add_argument("--once", action="store_true", help="print one frame and end; also what it does without a terminal")
-    parser.add_argument("--token", default=os.environ.get("PENSTOCK_TOKEN", ""), help="default: $PENSTOCK_TOKEN")
+    token_argument(parser, "an operator's")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
+from penstock.core.policy.declared import function, whole
 from penstock.errors import ConfigError
 
 
@@ -24,11 +25,10 @@ class Queue:
     patience: bool = True
 
     def __post_init__(self) -> None:
-        if self.items < 1:
-            raise ConfigError(f"Queue(items={self.items}): a queue holds at least 1 item")
-        if self.size_bytes < 1:
+        whole("Queue(items=...)", self.items)
+        if not self.size_bytes >= 1:
             raise ConfigError(f"Queue(size_bytes={self.size_bytes}): must be at least 1")
-        if self.max_wait is not None and self.max_wait < 0:
+        if self.max_wait is not None and not self.max_wait >= 0:
             raise ConfigError(f"Queue(max_wait={self.max_wait}): must not be negative")
 
 
@@ -41,6 +41,9 @@ class Latest:
     """
 
     key: Callable[..., Hashable] | None = None
+
+    def __post_init__(self) -> None:
+        function("Latest(key=...)", self.key)
 
     def of(self, args: tuple[Any, ...], kwargs: dict[str, Any], tenant: str) -> Hashable:
         return tenant if self.key is None else self.key(*args, **kwargs)

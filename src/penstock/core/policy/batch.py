@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.core.estimate import ServiceTime
+from penstock.core.policy.declared import function, whole
 from penstock.core.request import Request
 from penstock.errors import ConfigError
 
@@ -33,23 +34,36 @@ class Batch:
     learn: bool = True
 
     def __post_init__(self) -> None:
-        if self.max_size < 1:
-            raise ConfigError(f"Batch(max_size={self.max_size}): at least 1")
+        whole("Batch(max_size=...)", self.max_size)
+        function("Batch(cost=...)", self.cost)
+        function("Batch(key=...)", self.key)
         if self.max_wait < 0 or not math.isfinite(self.max_wait):
             raise ConfigError(f"Batch(max_wait={self.max_wait}): a finite number of seconds, 0 or more")
         if self.cost is None and self.max_cost < math.inf:
             raise ConfigError(f"Batch(max_cost={self.max_cost:g}) without cost=: say what a batch costs, cost(items) -> float")
         if not self.max_cost > 0:
             raise ConfigError(f"Batch(max_cost={self.max_cost:g}): must be greater than 0")
-        if self.max_age < self.max_wait:
+        if not self.max_age >= self.max_wait:
             raise ConfigError(
                 f"Batch(max_age={self.max_age:g}, max_wait={self.max_wait:g}): an item would be too old to be passed "
                 "over before its batch may go; use max_age >= max_wait"
             )
 
     def alone(self, item: Any) -> float:
-        """The cost of a batch of this one item."""
-        return 1.0 if self.cost is None else float(self.cost([item]))
+        """The cost of a batch of this one item. Raises ConfigError for what is no cost."""
+        if self.cost is None:
+            return 1.0
+        cost = float(self.cost([item]))
+        if not cost >= 0 or cost == math.inf == self.max_cost:
+            raise ConfigError(f"Batch(cost=...) gave {cost:g}; give a finite number, 0 or more")
+        return cost
+
+    def key_of(self, item: Any) -> Hashable:
+        """What this item runs with. Raises ConfigError for a key that is not even equal to itself, as nan is."""
+        key = None if self.key is None else self.key(item)
+        if key != key:
+            raise ConfigError(f"Batch(key=...) gave {key!r}, which is not equal to itself, so it never finds its like")
+        return key
 
 
 class Pricing:
@@ -69,7 +83,7 @@ class Pricing:
     def exact(self, requests: Sequence[Request]) -> float:
         if self.cost is None:
             return float(len(requests))
-        total = float(self.cost([request.value for request in requests]))
+        total = self._asked(requests)
         if len(requests) > 1 and (self.padded or self.summed):
             tolerance = 1e-6 * abs(total)
             longest, added = max(r.cost for r in requests), sum(r.cost for r in requests)
@@ -89,8 +103,17 @@ class Pricing:
             if by_formula:
                 costs.append(n * longest if self.padded else added)
             else:
-                costs.append(float(self.cost([r.value for r in requests[:n]])))
+                costs.append(self._asked(requests[:n]))
         return costs
+
+    def _asked(self, requests: Sequence[Request]) -> float:
+        """What the user's function says of these. It has priced each of them alone: a transition must not fail half-way."""
+        assert self.cost is not None
+        try:
+            cost = float(self.cost([request.value for request in requests]))
+        except Exception:
+            cost = -1.0
+        return cost if cost >= 0 else sum([request.cost for request in requests])
 
 
 def choose(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from penstock.core.policy.declared import function
 from penstock.errors import ConfigError
 
 _SAMPLED = 32  # elements of a long container whose size stands for all
@@ -32,7 +33,8 @@ class Cache:
     ttl: float = math.inf
 
     def __post_init__(self) -> None:
-        if self.size_bytes < 0:
+        function("Cache(key=...)", self.key)
+        if not self.size_bytes >= 0:
             raise ConfigError(f"Cache(size_bytes={self.size_bytes}): at least 0")
         if not self.ttl > 0:
             raise ConfigError(f"Cache(ttl={self.ttl!r}): seconds, greater than 0")

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from penstock.core.policy.declared import whole
 from penstock.errors import ConfigError
 
 
@@ -35,8 +36,7 @@ class Fixed:
     n: int
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ConfigError(f"Fixed({self.n}): at least 1")
+        whole("Fixed(n)", self.n)
 
     def state(self) -> FixedState:
         return FixedState(self.n)
@@ -156,8 +156,9 @@ class Rate:
     min_gap: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.per_second > 0 or self.burst < 1 or self.min_gap < 0:
-            raise ConfigError("Rate: per_second > 0, burst >= 1, min_gap >= 0")
+        whole("Rate(burst=...)", self.burst)
+        if not self.per_second > 0 or not 0 <= self.min_gap < math.inf:
+            raise ConfigError(f"Rate(per_second={self.per_second}, min_gap={self.min_gap}): per_second > 0, min_gap >= 0")
         if self.burst > 1 and self.min_gap >= 1 / self.per_second:
             raise ConfigError(
                 f"Rate(per_second={self.per_second:g}, burst={self.burst}, min_gap={self.min_gap:g}): the gap is not "

@@ -62,6 +62,9 @@ class FairShare:
     then: Fifo | EarliestDeadline = field(default_factory=EarliestDeadline)
 
     def __post_init__(self) -> None:
+        _an_order("FairShare", self.then, Fifo, EarliestDeadline)
+        if not isinstance(self.weights, Mapping):
+            raise ConfigError(f"FairShare(weights={self.weights!r}): a dict from tenants to numbers")
         for tenant, weight in self.weights.items():
             _positive(f"FairShare.weights[{tenant!r}]", weight)
 
@@ -85,6 +88,7 @@ class Priority:
 
     def __post_init__(self) -> None:
         _positive("Priority.age", self.age)
+        _an_order("Priority", self.then, FairShare, Fifo, EarliestDeadline)
 
     def queue(self) -> Queue:
         then = self.then
@@ -102,5 +106,11 @@ def _arrival(request: Request) -> float:
 
 
 def _positive(name: str, value: float) -> None:
-    if not value > 0:
+    if not isinstance(value, int | float) or not value > 0:
         raise ConfigError(f"{name} must be greater than 0, not {value!r}")
+
+
+def _an_order(name: str, then: object, *kinds: type) -> None:
+    if not isinstance(then, kinds):
+        listed = " or ".join(f"{kind.__name__}()" for kind in kinds)
+        raise ConfigError(f"{name}(then={then!r}): {listed}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
+from penstock.core.policy.declared import whole
 from penstock.errors import ConfigError, WorkerLost
 
 
@@ -28,8 +29,9 @@ class Retry:
     on: tuple[type[Exception], ...] = field(default=(WorkerLost,))
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise ConfigError(f"Retry(attempts={self.attempts}): at least 1")
+        whole("Retry(attempts=...)", self.attempts)
+        if not isinstance(self.on, tuple) or not all(isinstance(kind, type) for kind in self.on):
+            raise ConfigError(f"Retry(on={self.on!r}): a tuple of exception classes")
         if not (0 <= self.budget <= 1):
             raise ConfigError(f"Retry(budget={self.budget}): a share between 0 and 1 of all calls")
         if self.base < 0 or self.cap < self.base:

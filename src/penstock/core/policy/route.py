@@ -14,6 +14,7 @@ from math import ceil
 from random import Random
 from typing import Any
 
+from penstock.core.policy.declared import function
 from penstock.core.request import Request
 from penstock.errors import ConfigError
 
@@ -113,6 +114,7 @@ class Sticky:
     bound: float = 1.25
 
     def __post_init__(self) -> None:
+        function("Sticky(key=...)", self.key)
         if not self.bound > 1:
             raise ConfigError(f"Sticky(bound={self.bound:g}): greater than 1, times the mean load")
 

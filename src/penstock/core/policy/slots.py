@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from penstock.core.policy.declared import function, whole
 from penstock.errors import ConfigError
 
 
@@ -46,10 +47,10 @@ class Slots:
     item_cost: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ConfigError(f"Slots(size={self.size}): at least 1")
-        if self.budget is not None and self.budget < 1:
-            raise ConfigError(f"Slots(budget={self.budget}): at least 1 unit a step")
+        whole("Slots(size)", self.size)
+        if self.budget is not None:
+            whole("Slots(budget=...)", self.budget)
+        function("Slots(cost=...)", self.cost)
         if not self.stretch > 1:
             raise ConfigError(f"Slots(stretch={self.stretch:g}): greater than 1, or nothing could ever start beside others")
         if self.slow not in ("pause", "drop"):

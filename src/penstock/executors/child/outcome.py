@@ -25,15 +25,16 @@ class Verdict(Exception):
         self.kind = kind
 
 
-def mismatch(name: str, returned: Any, expected: int) -> str | None:
-    """What is wrong with what a batched body returned, or None."""
+def spread(name: str, returned: Any, expected: int) -> list[Any]:
+    """One result per request from what a batched body returned. Raises a verdict if it is something else."""
     if isinstance(returned, (str, bytes, bytearray, Mapping, Set)) or not hasattr(returned, "__len__"):
         got = f"a {type(returned).__name__}"
-    elif len(returned) == expected:
-        return None
     else:
-        got = f"{len(returned)}"
-    return f"{name} got a batch of {expected} and returned {got}: return a list of {expected}, in order"
+        results = list(returned)
+        if len(results) == expected:
+            return results
+        got = f"{len(results)}"
+    raise Verdict(BAD, f"{name} got a batch of {expected} and returned {got}: return a list of {expected}, in order")
 
 
 def failure(index: int, error: BaseException, name: str) -> Failure:
@@ -41,7 +42,7 @@ def failure(index: int, error: BaseException, name: str) -> Failure:
     if isinstance(error, Verdict):
         return index, error.kind, str(error), None
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    title = f"{name} raised {type(error).__name__}: {error}\n{text}"
+    title = f"{name} raised {type(error).__name__}: {_said(error)}\n{text}"
     if isinstance(error, asyncio.CancelledError):
         return index, CANCELLED, "", None
     if isinstance(error, SystemExit):
@@ -65,6 +66,13 @@ def failure(index: int, error: BaseException, name: str) -> Failure:
     return index, kind, title, None
 
 
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # the user's own `__str__`
+        return "<its str() failed>"
+
+
 def revive(failed: Failure) -> BaseException | None:
     """The exception itself, where its class is known."""
     if failed[1] == CANCELLED:
@@ -78,4 +86,4 @@ def revive(failed: Failure) -> BaseException | None:
 
 def unsendable(index: int, result: Any, error: BaseException, name: str) -> Failure:
     """The result cannot be pickled."""
-    return index, BAD, f"{name} returned a {type(result).__name__} that cannot leave its process: {error}", None
+    return index, BAD, f"{name} returned a {type(result).__name__} that cannot leave its process: {_said(error)}", None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .calls import Calls, ChildRuntime
 from .inert import Service, install
 from .link import Link
-from .outcome import BAD, CANCELLED, MEMORY, Failure, failure, mismatch, unsendable
+from .outcome import CANCELLED, MEMORY, Failure, failure, spread, unsendable
 from .stepping import Stepping
 from .tasks import SLOT, Tasks
 from .window import Window
@@ -141,13 +141,10 @@ class Server:
         self.number, self.index = number, index
 
     def batch(self, columns: list[list[Any]]) -> None:
-        returned: Any = None
+        results: list[Any] = []
         failed: Failure | None = None
         try:
-            returned = self.invoke(columns, {})
-            wrong = mismatch(self.name, returned, len(columns[0]))
-            if wrong is not None:
-                failed = (0, BAD, wrong, None)
+            results = spread(self.name, self.invoke(columns, {}), len(columns[0]))
         except BaseException as error:
             failed = failure(0, error, self.name)
         del columns  # what was read from shared memory goes back with the answer
@@ -156,8 +153,6 @@ class Server:
                 release_memory()
             self.answer([], [failed], shared=True)
             return
-        results = list(returned)
-        del returned
         failures = [failure(n, r, self.name) for n, r in enumerate(results) if isinstance(r, BaseException)]
         for n, *_ in failures:
             results[n] = None

@@ -15,7 +15,7 @@ from .outcome import failure, unsendable
 from .wire import ITEMS, RUN, STOP, TELL, Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from .link import Link
     from .outcome import Failure
@@ -96,7 +96,7 @@ class Tasks:
         context = contextvars.copy_context()
         context.run(SLOT.set, slot)
         run = self.stream(slot, seat, args, kwargs) if self.streams else self.whole(args, kwargs)
-        seat.task = context.run(self.loop.create_task, run)
+        seat.task = context.run(self.loop.create_task, self.contained(slot, seat, run))
         seat.task.add_done_callback(lambda task: self.done(slot, task))
 
     def leave(self, slot: int) -> None:
@@ -114,6 +114,14 @@ class Tasks:
                 seat.waiting.set_result(None)
 
     # A call
+
+    async def contained(self, slot: int, seat: Seat, run: Coroutine[Any, Any, Any]) -> Any:
+        """What it comes to. A task that exits would end the loop, and everybody else's calls with it."""
+        try:
+            return await run
+        except (SystemExit, KeyboardInterrupt) as error:
+            seat.verdict = failure(slot, error, self.name)
+            return None
 
     async def whole(self, args: Any, kwargs: Any) -> Any:
         """Its answer."""

@@ -240,7 +240,9 @@ async def answered(asked: Asked, body: Awaitable[bytes]) -> Response:
         if leaving():
             raise
         return asked.failed(PenstockError(f"{asked.path} cancelled its own call"))
-    except (Exception, SystemExit) as error:
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
         return asked.failed(error)
 
 
