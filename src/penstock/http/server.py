@@ -59,7 +59,7 @@ class Server:
         self.stopping = False
         self.date = date_line(time.time())
         self.loop: asyncio.AbstractEventLoop
-        self.lookout: Lookout
+        self.lookout = Lookout()  # of no loop, until it starts
         self.connections: dict[Connection, None] = {}
         self.left = 0  # clients that had gone before they were accepted
         self._backlog = backlog

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import itertools
+import multiprocessing
 import os
 import threading
 import time
@@ -107,6 +108,11 @@ class Runtime:
         """Load every listed service; raises what a constructor raised. Then this is the loop's runtime."""
         if self.started:
             raise ConfigError("this Runtime has been started before; make a new one")
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise ConfigError(
+                "a child process imports this program to find its service, and the import starts a Runtime: "
+                'put what the program does under `if __name__ == "__main__":`'
+            )
         self.loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
         self.log = Log(self.loop)

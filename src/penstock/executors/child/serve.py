@@ -277,9 +277,14 @@ def prepare(options: dict[str, Any]) -> None:
         if path not in sys.path:
             sys.path.append(path)
     if options["preparation"]:
-        from multiprocessing import spawn
+        from multiprocessing import process, spawn
 
-        spawn.prepare(options["preparation"])
+        here: Any = process.current_process()
+        here._inheriting = True  # as multiprocessing's own children say while they import their parent's program
+        try:
+            spawn.prepare(options["preparation"])
+        finally:
+            del here._inheriting
 
 
 def start(link: Link) -> None:
