@@ -13,6 +13,7 @@ import pytest
 from http_stand import get
 
 import penstock as ps
+from penstock.executors.lookout import Lookout
 from penstock.http.connection import Connection
 from penstock.http.handler import Handler
 from penstock.http.server import Server
@@ -96,7 +97,7 @@ def test_who_leaves_in_the_turn_of_the_request_leaves_the_queue_too() -> None:
             handler = Handler(app, runtime)
             server = Server(handler)
             server.loop = asyncio.get_running_loop()
-            server._emptied = asyncio.Event()
+            server._emptied, server.lookout = asyncio.Event(), Lookout()
             connection = Connection(server)
             ours, theirs = socket.socketpair()
             with ours, theirs:

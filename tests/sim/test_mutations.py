@@ -263,7 +263,9 @@ RUNTIME_MUTATIONS = {
     "a join that leaves the others running": (
         compose,
         "join",
-        "for task in tasks:\n            task.cancel()\n        await asyncio.gather(*tasks, return_exceptions=True)",
+        "for task in tasks:\n            if isinstance(task, BoundCall) and not isinstance(error, asyncio.CancelledError):\n"
+        "                task.withdraw()\n            else:\n                task.cancel()\n"
+        "        await asyncio.gather(*tasks, return_exceptions=True)",
         "pass",
     ),
     "a callback that disturbs": (call.BoundCall, "_when_done", "except Exception:", "except ZeroDivisionError:"),
