@@ -131,3 +131,19 @@ def test_what_children_print_comes_out_here_with_their_name(capfd: pytest.Captur
     ]
     assert "talkative[0] | on stderr" in err
     assert "Fatal Python error: Aborted" in err
+
+
+def test_a_program_without_a_main_guard_is_told_what_to_do(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import penstock as ps\n"
+        "@ps.service(on=ps.Process())\n"
+        "def f(x: int) -> int:\n"
+        "    return x\n"
+        "with ps.Runtime(f):\n"
+        "    pass\n"
+    )
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "ConfigError: a child process imports this program" in done.stderr
+    assert 'if __name__ == "__main__":' in done.stderr

@@ -90,3 +90,15 @@ class App:
 
             self._asgi = application(self)
         await self._asgi(scope, receive, send)
+
+
+def listed(given: Sequence[App | Service[..., Any]]) -> dict[str, Service[..., Any]]:
+    """All services of these, by name. Raises ConfigError for two of one name, and for what is neither."""
+    found: dict[str, Service[..., Any]] = {}
+    for each in given:
+        if not isinstance(each, App | Service):
+            raise ConfigError(f"Runtime(...) takes services and apps, not {each!r}; make one with @penstock.service")
+        for service in each.services.values() if isinstance(each, App) else (each,):
+            if found.setdefault(service.name, service) is not service:
+                raise ConfigError(f"two services are named {service.name!r}")
+    return found

@@ -26,7 +26,7 @@ from penstock.core.scheduler import Scheduler
 from penstock.core.snapshot import StationSnapshot, snapshot
 from penstock.errors import ConfigError, ShuttingDown
 from penstock.executors.base import Executor
-from penstock.runtime.app import App
+from penstock.runtime.app import App, listed
 from penstock.runtime.binding import Binding
 from penstock.runtime.call import BoundCall
 from penstock.runtime.log import Log
@@ -61,19 +61,11 @@ class Runtime:
         watch: bool = True,
         inline: bool = False,
     ) -> None:
-        self.services: dict[str, Service[..., Any]] = {}
-        self.weights: dict[str, float] | None = None  # of tenants, where tokens say who they are
-        for each in services:
-            if not isinstance(each, App | Service):
-                raise ConfigError(f"Runtime(...) takes services and apps, not {each!r}; make one with @penstock.service")
-            listed = each.services.values() if isinstance(each, App) else (each,)
-            for service in listed:
-                if self.services.setdefault(service.name, service) is not service:
-                    raise ConfigError(f"two services are named {service.name!r}")
-            if isinstance(each, App) and profile is None:
-                profile = each.profile
-            if isinstance(each, App) and each.tokens is not None:
-                self.weights = each.tokens.weights
+        apps = [each for each in services if isinstance(each, App)]
+        self.services = listed(services)
+        profile = next((app.profile for app in apps if app.profile is not None), None) if profile is None else profile
+        weights = [app.tokens.weights for app in apps if app.tokens is not None]
+        self.weights = weights[-1] if weights else None  # of tenants, where tokens say who they are
         if not grace >= 0:
             raise ConfigError(f"Runtime(grace={grace!r}): seconds, 0 or more")
         self.sizes: Sizes = sizes(profile)
