@@ -126,6 +126,7 @@ def test_what_a_request_has_wrong_is_its_own_error_and_harms_nobody(elsewhere: P
     service = engine(elsewhere)
 
     async def body(runtime: ps.Runtime) -> None:
+        assert len(await written(service, 1, 3, top_p=0.0)) == 3  # as OpenAI has it
         other = asyncio.ensure_future(written(service, 1, 40))
         for prompt, sampling, said in (
             ([1] * 41, {}, "maximum context length is 40 tokens"),

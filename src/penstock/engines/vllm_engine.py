@@ -117,6 +117,8 @@ def sampling_params(sampling: Mapping[str, Any], stops: Sequence[int]) -> Any:
     from vllm import sampling_params as theirs
 
     given: dict[str, Any] = {key: sampling[key] for key in _SAME if key in sampling}
+    if given.get("top_p") == 0:  # none but the likeliest; theirs begins above 0
+        given |= {"top_p": 1.0, "top_k": 1}
     ends = [] if sampling.get("ignore_eos") else stops
     given["stop_token_ids"] = [*ends, *sampling.get("stop_ids", ())]
     schema = sampling.get("schema")

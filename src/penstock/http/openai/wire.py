@@ -19,7 +19,7 @@ Count = Annotated[int, Meta(ge=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
-Share = Annotated[float, Meta(gt=0, le=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 MOST_CHOICES = 128
 MOST_STOPS = 16
 
