@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def test_a_trained_model_answers_alike_streamed_and_whole(client: Any) -> None:
         streamed = stream.current_completion_snapshot.choices[0]  # a final one is not given where the limit was reached
     assert "".join(deltas) == choice.message.content == streamed.message.content
     told = b"".join(bytes(token.bytes) for token in choice.logprobs.content)
+    told = re.sub(rb"<\|\w+\|>", b"", told)  # a model of two seconds writes tokens that are no text
     assert told.decode("utf-8", "replace") == choice.message.content
     many = client.chat.completions.create(**{**asked, "n": 3})
     assert many.choices[0].message.content == choice.message.content and len({c.message.content for c in many.choices}) == 3
