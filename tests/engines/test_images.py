@@ -7,7 +7,6 @@ import io
 import random
 import struct
 import zlib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,17 +46,7 @@ def images_of(messages: list[dict[str, Any]], seed: int) -> list[bytes]:
 
 @pytest.mark.parametrize("made", [tiny_models.idefics3, tiny_models.smolvlm])
 def test_answers_are_those_of_generate_whatever_runs_beside(made: Any) -> None:
-    as_generate(made())
-
-
-@pytest.mark.parametrize("made", [tiny_models.smolvlm, tiny_models.qwen2_vl, tiny_models.qwen2_5_vl])
-def test_so_they_are_with_the_models_own_processor(made: Any) -> None:
-    pytest.importorskip("torchvision")
-    pytest.importorskip("num2words")
-    as_generate(tiny_models.with_own_processor(made))
-
-
-def as_generate(folder: Path) -> None:
+    folder = made()
     engine, model = writing(folder, images=True), chat(folder)
     assert "images" in model.features
     processor = transformers.AutoProcessor.from_pretrained(folder)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,28 +143,6 @@ def _plane(kind: str, vision: dict[str, Any]) -> Path:
         vision_start_token_id=number("<|vision_start|>"), vision_end_token_id=number("<|vision_end|>"),
     )  # fmt: skip
     return _saved(kind, getattr(transformers, f"{kind}ForConditionalGeneration"), config, tokenizer)
-
-
-def with_own_processor(made: Callable[[], Path]) -> Path:
-    """SmolVLM, Qwen2-VL or Qwen2.5-VL with the processor that is made for it, which needs torchvision."""
-    plain = made()
-    folder = ROOT / f"{plain.name}-own"
-    if folder.exists():
-        return folder
-    shutil.copytree(plain, folder)
-    (folder / "processor_config.json").unlink(missing_ok=True)
-    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(plain)
-    template = {"chat_template": tokenizer.chat_template}
-    if plain.name == "SmolVLM":
-        sizes: dict[str, Any] = {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 28}}
-        images = transformers.SmolVLMImageProcessor(**sizes, do_image_splitting=True)
-        parts = (images, tokenizer, transformers.SmolVLMVideoProcessor(**sizes))
-        transformers.SmolVLMProcessor(*parts, image_seq_len=4, **template).save_pretrained(folder)
-        return folder
-    sizes = {"min_pixels": 28 * 28, "max_pixels": 28 * 28 * 9, "patch_size": 7, "merge_size": 2}
-    parts = (transformers.Qwen2VLImageProcessor(**sizes), tokenizer, transformers.Qwen2VLVideoProcessor(**sizes))
-    getattr(transformers, f"{plain.name}Processor")(*parts, **template).save_pretrained(folder)
-    return folder
 
 
 def _saved(name: str, kind: Any, config: Any, processor: Any) -> Path:

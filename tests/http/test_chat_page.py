@@ -82,13 +82,17 @@ def slow() -> ChatModel:
     return ChatModel(name="slow", generate=service, tokenizer=made.tokenizer, context=1 << 30)
 
 
+async def an_answer_begins(shown: Any) -> None:
+    await shown.until("document.getElementById('model').options.length === 1")
+    await say(shown, "go")
+    await shown.until(f"{LAST}.className === 'assistant' && {LAST}.textContent.length > 3")
+
+
 def test_a_new_chat_knows_nothing_of_the_answer_that_it_broke_off(tmp_path: Path) -> None:
     async def main() -> None:
         app = ps.App(models=[slow()], chat_page=True, log=False)
         async with serving(app) as server, page(f"http://127.0.0.1:{server.port}/chat", tmp_path) as shown:
-            await shown.until("document.getElementById('model').options.length === 1")
-            await say(shown, "go")
-            await shown.until(f"{LAST}.className === 'assistant' && {LAST}.textContent.length > 3")
+            await an_answer_begins(shown)
             await shown.value("document.getElementById('clear').click()")
             await shown.until("document.getElementById('send').textContent === 'Send'")
             assert await shown.value("messages.length") == 0
@@ -134,9 +138,7 @@ def test_a_person_stops_an_answer_and_its_slot_is_free(tmp_path: Path) -> None:
     async def main() -> None:
         app = ps.App(models=[model], chat_page=True, log=False)
         async with serving(app) as server, page(f"http://127.0.0.1:{server.port}/chat", tmp_path) as shown:
-            await shown.until("document.getElementById('model').options.length === 1")
-            await say(shown, "go")
-            await shown.until(f"{LAST}.className === 'assistant' && {LAST}.textContent.length > 3")
+            await an_answer_begins(shown)
             await shown.value("document.getElementById('send').click()")
             await shown.until("document.getElementById('rate').textContent === 'stopped'")
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as http:

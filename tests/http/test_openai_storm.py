@@ -206,7 +206,6 @@ async def left_of(server: Any) -> tuple[Counter[str], float]:
     async with asyncio.timeout(30):
         while server.connections:
             await asyncio.sleep(0.01)
-    await asyncio.sleep(0.1)
     server.heads._known.clear()
     server.handler.runtime.log.recent.clear()
     gc.collect()

@@ -159,7 +159,7 @@ MUTATIONS = {
     "a deadline that was noted and forgotten": (
         timers.Timers,
         "_look",
-        "self.heap.append((request.deadline, self.seq, request))",
+        "self.add(request.deadline, request)",
         "pass",
     ),
     "notes that nobody looks at": (timers.Timers, "date", "self.add(now + SOON, None)", "pass"),

@@ -71,9 +71,7 @@ class Timers:
         noted, self.noted = self.noted, []
         for request in noted:
             if request.state < ABANDONED and request.deadline is not None:
-                self.seq += 1
-                self.heap.append((request.deadline, self.seq, request))
-        heapify(self.heap)
+                self.add(request.deadline, request)
 
 
 def _alive(entry: tuple[float, int, Request | Station | None]) -> bool:

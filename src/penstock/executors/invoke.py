@@ -7,7 +7,7 @@ instance is one that a future can hold and a loop can survive.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from penstock.errors import BadResult, PenstockError, ServiceError, ServiceFailed, StreamOverflow
@@ -52,16 +52,10 @@ def columns(requests: Sequence[Any]) -> list[list[Any]]:
 
 def spread(name: str, returned: Any, expected: int) -> list[Any]:
     """One result per request from what a batched body returned."""
-    if isinstance(returned, str | bytes | bytearray | Mapping | Set) or not hasattr(returned, "__len__"):
-        got = f"a {type(returned).__name__}"
-    elif (length := len(results := list(returned))) == expected:
-        return results
-    else:
-        got = f"{length}"
-    return [
-        BadResult(f"{name} got a batch of {expected} and returned {got}: return a list of {expected}, in order")
-        for _ in range(expected)
-    ]
+    try:
+        return outcome.spread(name, returned, expected)
+    except outcome.Verdict as wrong:
+        return [own_error(wrong.kind, str(wrong)) for _ in range(expected)]
 
 
 def call_batch(name: str, fn: Callable[..., Any], requests: Sequence[Any]) -> list[Any]:

@@ -23,16 +23,18 @@ class Lookout:
         self._answers: dict[int, Callable[[], None]] = {}
         self._asked: dict[Callable[[], None], None] = {}
         self._due = 0.0
-        self._poll = select.poll()
+        self._poll: select.poll | None = None  # there is none where there are no child processes to listen to
 
     def add(self, fd: int, answer: Callable[[], None]) -> None:
         """Call this when the descriptor can be read."""
         self._answers[fd] = answer
+        if self._poll is None:
+            self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
 
     def remove(self, fd: int) -> None:
         """Before it is closed."""
-        if self._answers.pop(fd, None) is not None:
+        if self._answers.pop(fd, None) is not None and self._poll is not None:
             self._poll.unregister(fd)
 
     def ask(self, answer: Callable[[], None]) -> None:
@@ -53,7 +55,7 @@ class Lookout:
     def _look(self) -> None:
         for asked in list(self._asked):
             asked()
-        for fd, _ in self._poll.poll(0) if self._answers else ():
+        for fd, _ in self._poll.poll(0) if self._poll is not None and self._answers else ():
             answer = self._answers.get(fd)
             if answer is not None:  # else an answer before it has closed it
                 answer()
