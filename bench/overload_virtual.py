@@ -73,6 +73,9 @@ PATIENCE: dict[str, Callable[[Crowd], Draw]] = {
     "3 s": constant(3.0),
     "half 0.3 s, half 3 s": mixed(0.3, 0.5, 3.0),
     "8 % 0.3 s, others 3 s": mixed(0.3, 0.08, 3.0),
+    "four of ten within 0.1 s, others 3 s": lambda crowd: (
+        lambda: crowd.random.uniform(0.0, 0.1) if crowd.random.random() < 0.4 else 3.0
+    ),
     "1 s, then 0.3 s, ...": switching(1.0, 0.3),
     "3 s, then 0.3 s, ...": switching(3.0, 0.3),
     "0.3 s, 1 s, 3 s, ...": switching(0.3, 1.0, 3.0),

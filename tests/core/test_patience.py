@@ -45,6 +45,37 @@ def test_a_few_early_quitters_do_not_lock_out(share: float) -> None:
     assert patience.seconds(20.0, nobody) == math.inf
 
 
+@pytest.mark.parametrize("share", [0.2, 0.4])
+def test_those_in_a_hurry_do_not_decide_how_long_the_others_stay(share: float) -> None:
+    random, patience = Random(1), Patience()
+    for n in range(4000):
+        hurried = random.random() < share
+        patience.exit(random.uniform(0.02, 0.045) if hurried else 0.3, hurried, n / 100)
+    assert patience.seconds(40.0, nobody, 0.05) == math.inf
+    for n in range(4000):
+        patience.exit(random.uniform(0.02, 0.045) if random.random() < share else 1.0, True, 50.0 + n / 100)
+    assert patience.seconds(100.0, nobody, 0.05) == pytest.approx(1.0, rel=0.05)
+
+
+def test_where_most_are_in_a_hurry_that_is_what_is_learned() -> None:
+    random, patience = Random(1), Patience()
+    for n in range(1000):
+        hurried = random.random() < 0.7
+        patience.exit(random.uniform(0.03, 0.032) if hurried else 1.0, hurried, n / 100)
+    assert patience.seconds(10.0, nobody, 0.05) == pytest.approx(0.03, rel=0.1)
+
+
+def test_who_leaves_before_an_answer_could_be_ready_teaches_no_patience() -> None:
+    book = PatienceBook(HangUps(lambda: 0.2))
+    for n in range(1000):
+        book.exit("all too hasty", 0.19, True, n / 100)
+    assert book.seconds("all too hasty", 10.0, nobody) == math.inf
+    assert "all too hasty" in book.hangups.tenants
+    for n in range(1000):
+        book.exit("hasty", 0.25, True, n / 100)
+    assert book.seconds("hasty", 10.0, nobody) == pytest.approx(0.25, rel=0.05)
+
+
 def test_the_first_quitters_of_all_decide_nothing() -> None:
     patience = Patience()
     for _ in range(2):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -488,6 +489,44 @@ def test_who_has_gone_before_being_accepted_is_left_out_where_the_server_is_behi
             assert said.startswith(b"HTTP/1.1 200") != behind
 
     go(main())
+
+
+class Told:
+    """A connection of which the kernel tells this much. A handshake that is repeated can be had on a full machine alone."""
+
+    def __init__(self, state: int, received: int, lain: int, repeats: int) -> None:
+        self.info = bytearray(136)
+        self.info[0] = state
+        for at, size, value in ((52, 4, lain), (100, 4, repeats), (128, 8, received)):
+            self.info[at : at + size] = value.to_bytes(size, sys.byteorder)
+
+    def get_extra_info(self, name: str) -> Told:
+        return self
+
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        return bytes(self.info[:size])
+
+
+ESTABLISHED, CLOSED, CLOSE_WAIT = 1, 7, 8
+
+
+@pytest.mark.skipif(unread._INFO is None, reason="only Linux tells this")
+@pytest.mark.parametrize(
+    ("told", "waited"),
+    [
+        (Told(ESTABLISHED, 100, 7, 0), 0.007),
+        (Told(ESTABLISHED, 0, 7000, 0), 0.0),  # has not asked yet
+        (Told(ESTABLISHED, 100, 7, 1), 1.007),
+        (Told(ESTABLISHED, 100, 7, 2), 1.007),  # after 3 s, or on a network that loses some after 1 s
+        (Told(ESTABLISHED, 100, 0, 5), 7.0),
+        (Told(CLOSE_WAIT, 100, 7, 0), 0.0),  # asked and ended its side, just now
+        (Told(CLOSE_WAIT, 100, 50, 0), None),
+        (Told(CLOSE_WAIT, 100, 0, 1), None),
+        (Told(CLOSED, 100, 0, 0), None),
+    ],
+)
+def test_how_long_a_client_has_waited_at_least(told: Any, waited: float | None) -> None:
+    assert unread.unread(told) == (None if waited is None else pytest.approx(waited))
 
 
 @pytest.mark.skipif(unread._INFO is None, reason="only Linux tells how long")

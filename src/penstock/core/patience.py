@@ -10,6 +10,11 @@ long the history. Ages that nobody reaches any more, because calls that would wa
 known of them: time alone lets it fade slowly, and a refusal that has left a replica idle lets all of it be learned anew.
 A prior of callers who never leave keeps a few early quitters from deciding.
 
+Some are gone too early for any queue to matter. Who leaves before an answer could have been ready has shown no patience
+that one could work with, and is left to `hangups`. And those who leave before two could have been, or within what a busy
+loop takes to see that they are gone, say something of the others only if they are half of all; else the question is how
+long those stay who outlive that. Or a few in a hurry, and such as had left when they were read, would shut out all who wait.
+
 Many who leave in one instant at all sorts of ages have not run out of patience: their program ended, or a network went.
 They count as one.
 """
@@ -33,6 +38,8 @@ _BINS = 283  # up to about 1000 s
 _TENANTS = 1024
 _INSTANT = 1e-3  # seconds between two who leave together, or are refused for the same
 _MANY = 8
+_EARLY = 0.05  # seconds, or two answers' time if that is longer
+_HALF = 0.5
 _ALIKE = math.log(1.25)  # ages that one patience may show as
 
 Sample = tuple[Sequence[float], int]  # ages, and how many callers each stands for
@@ -112,9 +119,10 @@ class Patience:
                 self.went[slot] += 1
         ages.clear()
 
-    def seconds(self, now: float, waiting: Callable[[], Sample]) -> float:
+    def seconds(self, now: float, waiting: Callable[[], Sample], early: float = 0.0) -> float:
         """The learned patience, or infinity. `waiting` gives the ages of those who still wait, or of a sample of them.
 
+        Those who leave before the age `early` count if they are half of all.
         Recomputed when enough has changed, at most once in 10 ms; and every second, because time alone unlearns.
         """
         if not self.hurried:
@@ -126,7 +134,7 @@ class Patience:
             self.changes = 0
             self._fold(0.5 ** (elapsed / self.half_life))
             self.computed = now
-            self.cached = self._estimate(waiting())
+            self.cached = self._estimate(waiting(), early)
         return self.cached
 
     def _fold(self, fade: float) -> None:
@@ -153,7 +161,7 @@ class Patience:
         self.exits.clear()
         self.went.clear()
 
-    def _estimate(self, waiting: Sample) -> float:
+    def _estimate(self, waiting: Sample, early: float) -> float:
         left = self.left
         at_risk = [self.prior + reached for reached in self.reached]
         older = [0] * (_BINS + 1)
@@ -162,11 +170,13 @@ class Patience:
             if age >= _FIRST:
                 older[_slot(age)] += each
         beyond = sum(older)
-        alive = 1.0
+        alive, enough, late = 1.0, _HALF, _slot(early)
         for slot, count in enumerate(left):
+            if slot == late:
+                alive, enough = 1.0, self.quantile
             if count:
                 alive *= 1.0 - count / (at_risk[slot] + beyond)
-                if alive < self.quantile:
+                if alive < enough:
                     return _FIRST * math.exp(slot * _GROWTH)
             beyond -= older[slot]
         return math.inf
@@ -217,6 +227,7 @@ class PatienceBook:
         patience = self.tenants.get(tenant)
         if left:
             hangups.left(tenant, age)
+            left = age >= hangups.start_seconds()
         elif patience is not None:
             if dropped:
                 hangups.refused(tenant, patience.cached)
@@ -240,7 +251,7 @@ class PatienceBook:
 
     def seconds(self, tenant: str, now: float, waiting: Callable[[], Sample]) -> float:
         patience = self.tenants.get(tenant)
-        return math.inf if patience is None else patience.seconds(now, waiting)
+        return math.inf if patience is None else patience.seconds(now, waiting, max(_EARLY, 2 * self.hangups.start_seconds()))
 
     def forget(self, tenant: str) -> None:
         self.tenants.pop(tenant, None)

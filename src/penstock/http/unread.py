@@ -13,15 +13,16 @@ import sys
 
 # Of the kernel's struct tcp_info (linux/tcp.h); times are in ms.
 _INFO = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
-_STATE, _LAST_DATA_RECEIVED, _BYTES_RECEIVED, _SIZE = 0, slice(52, 56), slice(128, 136), 136
+_STATE, _LAST_DATA_RECEIVED, _REPEATS, _BYTES_RECEIVED, _SIZE = 0, slice(52, 56), slice(100, 104), slice(128, 136), 136
 _CLOSED, _CLOSE_WAIT = 7, 8
 _BEHIND = 50
 
 
 def unread(transport: asyncio.BaseTransport) -> float | None:
-    """Seconds for which what this new client sent has lain unread; None if it has lain for long, and the client has left.
+    """Seconds for which what this new client sent has waited to be read, at least; None if the client has left.
 
-    One that ends its sending side only, as `nc -N` does, is thus answered as long as the server is not behind.
+    One that ends its sending side only, as `nc -N` does, is thus answered as long as the server is not behind. For how
+    long it would have waited it has not shown.
     """
     if _INFO is None:
         return 0.0
@@ -30,6 +31,20 @@ def unread(transport: asyncio.BaseTransport) -> float | None:
     except OSError:  # a unix socket
         return 0.0
     lain = int.from_bytes(info[_LAST_DATA_RECEIVED], sys.byteorder)
-    if info[_STATE] == _CLOSED or (info[_STATE] == _CLOSE_WAIT and lain >= _BEHIND):
+    repeats = int.from_bytes(info[_REPEATS], sys.byteorder)
+    if info[_STATE] == _CLOSE_WAIT:
+        return None if repeats or lain >= _BEHIND else 0.0
+    if info[_STATE] == _CLOSED:
         return None
-    return lain / 1e3 if any(info[_BYTES_RECEIVED]) else 0.0  # nothing came yet: it is the age of the connection
+    if not any(info[_BYTES_RECEIVED]):  # nothing came yet: it is the age of the connection
+        return 0.0
+    return lain / 1e3 + _repeating(repeats)
+
+
+def _repeating(repeats: int) -> float:
+    """Seconds in which the kernel sent its part of the handshake so many times again, at least: after 1, 2, 4, ... s.
+
+    That is while more clients wait to be accepted than the listening socket keeps; the client's request is there long
+    before. A repeated question gets a repeated answer too, so that on a network that loses some, two may be one.
+    """
+    return float(2 ** ((repeats + 1) // 2) - 1)
