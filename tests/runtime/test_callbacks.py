@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 import pytest
@@ -46,6 +47,27 @@ def run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
             await asyncio.wait_for(body(), 30)
 
     asyncio.run(main())
+
+
+said: ContextVar[str] = ContextVar("said", default="")
+
+
+@EVERYWHERE
+def test_a_callback_runs_in_the_context_of_who_added_it(service: Any) -> None:
+    async def body() -> None:
+        call, heard = service(1), []
+        before = said.set("adder")
+        call.add_done_callback(lambda _: heard.append(said.get()))
+        call.on_success(lambda _: heard.append(said.get()))
+        said.reset(before)
+        other = copy_context()
+        other.run(said.set, "other")
+        call.add_done_callback(lambda _: heard.append(said.get()), context=other)
+        while len(heard) < 3:
+            await asyncio.sleep(0)
+        assert heard == ["adder", "adder", "other"]
+
+    run(body)
 
 
 class Heard:

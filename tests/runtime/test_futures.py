@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -42,6 +43,8 @@ def threaded(x: int) -> int:
     return x + 1
 
 
+said: ContextVar[int] = ContextVar("said", default=-1)
+
 EACH = pytest.mark.parametrize(
     ("service", "answer"), [(echo, lambda x: x), (doubled, lambda x: 2 * x), (threaded, lambda x: x + 1)]
 )
@@ -49,7 +52,7 @@ EACH = pytest.mark.parametrize(
 
 def run(body: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     async def main() -> Any:
-        async with ps.Runtime(echo, forever, fails, doubled, threaded) as runtime:
+        async with ps.Runtime(echo, forever, fails, doubled, threaded, look) as runtime:
             result = await asyncio.wait_for(body(), 10)
             for _ in range(9):  # turns of the loop, in which what was cancelled comes to its end
                 await asyncio.sleep(0)
@@ -74,6 +77,32 @@ def test_gather_wait_and_as_completed_take_calls(service: Any, answer: Callable[
         ]
         assert await asyncio.wait_for(service(7), 5) == answer(7)
         assert await asyncio.shield(service(8)) == answer(8)
+
+    run(body)
+
+
+@ps.service
+async def look(x: int) -> tuple[int, int]:
+    """What was said where it was started, and how many tasks there are."""
+    return said.get(), len(asyncio.all_tasks())
+
+
+def test_of_very_many_the_tasks_are_made_a_few_hundred_at_a_time_in_order_and_each_in_its_own_context() -> None:
+    async def body() -> None:
+        calls, ended = [], []
+        for n in range(5000):
+            said.set(n)
+            calls.append(look(n).start())
+            calls[-1].add_done_callback(lambda _, n=n: ended.append(n))  # type: ignore[misc]
+        assert [call.status for call in calls] == ["pending"] * 5000
+        calls[3000].cancel()
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(found.pop(3000), asyncio.CancelledError)
+        ended.remove(3000)
+        order = [n for n in range(5000) if n != 3000]
+        assert [context for context, _ in found] == ended == order
+        assert max(tasks for _, tasks in found) < 1000
+        assert (await look(1).start())[1] < 20  # and a lone one begins at once
 
     run(body)
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -64,6 +64,7 @@ class Patience:
         "reached",
         "together",
         "together_at",
+        "unhurried",
         "went",
     )
 
@@ -79,6 +80,7 @@ class Patience:
         self.together: list[float] = []  # ages of those who have just left, one close upon the other
         self.together_at = -math.inf
         self.hurried = False  # somebody has left
+        self.unhurried: deque[float] = deque(maxlen=int(2.5 * memory))  # ages of those who were answered before that
         self.cached = math.inf
         self.changes = 0
         self.computed = -math.inf
@@ -89,7 +91,11 @@ class Patience:
         `dropped`: refused at this age for what is believed here, which proves nothing about this age.
         """
         if left:
-            self.hurried = True
+            if not self.hurried:
+                self.hurried = True
+                for each in self.unhurried:
+                    self.exits[_slot(each)] += 1
+                self.unhurried.clear()
             if now - self.together_at > _INSTANT or len(self.together) >= 512:
                 self._part()
             self.together.append(age)
@@ -234,6 +240,9 @@ class PatienceBook:
             elif hangups.runs and hangups.answered(tenant, age, patience.cached):
                 patience = None
                 self.forget(tenant)
+            elif not patience.hurried and age >= _FIRST:
+                patience.unhurried.append(age)  # as most calls are; looked at if ever anybody leaves
+                return
         if age < _FIRST:
             return
         if patience is None:

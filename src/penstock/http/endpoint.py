@@ -34,7 +34,7 @@ logger = logging.getLogger("penstock")
 
 def timing_of(call: BoundCall) -> bytes:
     """The parts of a call's time in ms, as Server-Timing has them."""
-    queued, batched, ran, streamed = call.measured or call.binding.parts(call.request)
+    queued, batched, ran, streamed = call.parts()
     if not (queued or batched or streamed):
         return b"queue;dur=0, batch;dur=0, run;dur=%.3f, stream;dur=0" % (ran * 1e3)
     return b"queue;dur=%.3f, batch;dur=%.3f, run;dur=%.3f, stream;dur=%.3f" % (

@@ -20,7 +20,7 @@ from penstock.runtime.nested import start_nested
 from penstock.runtime.place import make_executor
 from penstock.runtime.shared import SharedCall, Sharing
 from penstock.runtime.weigh import weigh
-from penstock.service import Service, Timing
+from penstock.service import Service
 
 if TYPE_CHECKING:
     from penstock.runtime.driver import Runtime
@@ -285,10 +285,6 @@ class Binding:
 
     # The record
 
-    def timing(self, request: Request) -> Timing:
-        """The parts of a request's time so far."""
-        return Timing(*self.parts(request)) if request.submitted else Timing()
-
     def parts(self, r: Request) -> tuple[float, float, float, float]:
         """Seconds queued, batched, run and streamed; they sum to the whole, whatever has happened so far."""
         end = r.ended or self.runtime.clock()
@@ -302,7 +298,7 @@ class Binding:
         """Write the call's one line to the log."""
         r = call.request
         work, frame = r.work, call.frame
-        call.measured = queued, batched, ran, streamed = self.parts(r)
+        queued, batched, ran, streamed = self.parts(r)
         self.runtime.log.append(
             (
                 r.id,

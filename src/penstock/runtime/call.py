@@ -39,7 +39,6 @@ class BoundCall(LazyFuture):
         "future",
         "items",
         "kwargs",
-        "measured",
         "request",
         "runner",
         "stopped",
@@ -67,7 +66,6 @@ class BoundCall(LazyFuture):
         self.frame = frame
         self.context: Context | None = None
         self.request = Request(id, budget.tenant, size)  # `item` is set at the submit: no cycle before
-        self.measured: tuple[float, float, float, float] | None = None  # the parts of its time, when it has ended
         self.error: BaseException | None = None  # the end that the scheduler ordered
         self.future: asyncio.Future[Any] | None = None  # of who awaits: the answer, or the order to start
         self.runner: asyncio.Task[Any] | None = None
@@ -97,7 +95,11 @@ class BoundCall(LazyFuture):
 
     @property
     def timing(self) -> Timing:
-        return self.binding.timing(self.request)
+        return Timing(*self.parts()) if self.request.submitted else Timing()
+
+    def parts(self) -> tuple[float, float, float, float]:
+        """Seconds queued, batched, run and streamed so far; they sum to the whole."""
+        return self.binding.parts(self.request)
 
     def __repr__(self) -> str:
         return f"<Call {self.binding.name} {self.id} {self.status}>"
@@ -148,7 +150,7 @@ class BoundCall(LazyFuture):
         if self.error is not None:
             super().cancel()  # it was before it began
         elif binding.direct:
-            binding.runtime.loop.create_task(self._drive())
+            binding.runtime.start_task(self)
         else:
             self._begin()
         return self
@@ -171,7 +173,7 @@ class BoundCall(LazyFuture):
         except Exception as error:  # of cost=, key= or size=
             self.answer(None, error)
 
-    async def _drive(self) -> None:
+    async def drive(self) -> None:
         """The task of a body that was started, not awaited."""
         try:
             answer = await self._run_here()

@@ -123,7 +123,7 @@ class Flight:
     def _owned(self, call: SharedCall, outcome: str) -> None:
         """The work's line is this caller's."""
         call.request.outcome, call.request.state = outcome, ENDED
-        call.measured = self.work.measured or call.elapsed()
+        call.measured = self.work.parts() if self.work.request.ended else call.elapsed()
 
     # Deadlines
 
@@ -158,7 +158,7 @@ class Flight:
         if not work.cancelled() and error is None:
             self.sharing.kept.put(self.key, work.result(), work.binding.runtime.clock())
         outcome = work.request.outcome or _OUTCOMES[work.cancelled()]
-        _, batched, ran, _ = work.measured or _NOW
+        _, batched, ran, _ = work.parts() if work.request.ended else _NOW
         waiters, self.waiters = list(self.waiters), {}
         for n, call in enumerate(waiters):
             self._forget(call)

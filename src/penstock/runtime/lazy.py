@@ -46,7 +46,12 @@ class LazyFuture(asyncio.Future[Any]):
         """`function(call)` on the loop when the call has ended. Starts the call."""
         if not self.begun:
             self.start()
-        _add_done_callback(self, function, context=context)
+        if context is None and getattr(function, "__module__", "") == "asyncio.tasks":
+            context = self.binding.runtime.context  # `gather` and its like only count: one context will do for all
+        if context is None:
+            _add_done_callback(self, function)  # in that of who adds it
+        else:
+            _add_done_callback(self, function, context=context)
 
     def on_success(self, callback: Callable[[Any], object]) -> Self:
         """`callback(answer)` on the loop when the answer is there. Starts the call."""

@@ -13,7 +13,6 @@ from penstock.core.request import ENDED, QUEUED
 from penstock.errors import BadResult, ConfigError
 from penstock.runtime.call import BoundCall, begin_future
 from penstock.runtime.flight import Flight
-from penstock.service import Timing
 
 if TYPE_CHECKING:
     from penstock.runtime.binding import Binding
@@ -59,16 +58,16 @@ class Sharing:
 class SharedCall(BoundCall):
     """What a caller of a service with a cache holds."""
 
-    __slots__ = ("flight", "timer")
+    __slots__ = ("flight", "measured", "timer")
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.flight: Flight | None = None
+        self.measured: tuple[float, float, float, float] | None = None  # the parts of its time, if it only waited
         self.timer: asyncio.TimerHandle | None = None
 
-    @property
-    def timing(self) -> Timing:
-        return super().timing if self.measured is None else Timing(*self.measured)
+    def parts(self) -> tuple[float, float, float, float]:
+        return super().parts() if self.measured is None else self.measured
 
     def start(self) -> Self:
         """Begin now, in a task of its own."""
@@ -79,7 +78,7 @@ class SharedCall(BoundCall):
         if self.error is not None:
             super().cancel()
         else:
-            self.binding.runtime.loop.create_task(self._drive())
+            self.binding.runtime.start_task(self)
         return self
 
     def start_for(self, waiter: Any) -> bool:

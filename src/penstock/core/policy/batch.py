@@ -163,8 +163,10 @@ def choose(
 
 def _all_in_time(requests: Sequence[Request], now: float, time: ServiceTime) -> bool:
     """Whether a batch of all of these, each of cost 1, meets every deadline in it."""
+    if not time.known:
+        return True
     done = now + time.seconds(float(len(requests)))
-    return not time.known or not any(r.deadline is not None and r.deadline < done for r in requests)
+    return not any(r.deadline is not None and r.deadline < done for r in requests)
 
 
 def _filling_order(policy: Batch, window: Sequence[Request], now: float) -> list[Request]:
