@@ -38,6 +38,7 @@ _ASKS = (
     b"authorization, content-type, accept, traceparent, x-request-id, x-penstock-within, x-penstock-priority, x-penstock-tenant"
 )
 _NAMES = re.compile(rb"[a-z0-9_-]+(?:, ?[a-z0-9_-]+)*", re.I)
+_VARY = b"vary: origin\r\n"
 _EXPOSE = b"access-control-expose-headers: x-request-id, server-timing, retry-after, traceparent, %b\r\n" % b", ".join(
     b"x-ratelimit-%b-%b" % (kind, what) for kind in (b"limit", b"remaining", b"reset") for what in (b"requests", b"tokens")
 )
@@ -200,20 +201,23 @@ class Handler:
     # Cross-origin requests
 
     def _origin(self, request: Request) -> bytes:
+        """What every answer says where other origins may read some: caches are to keep those to each origin apart."""
+        if not self.app.cors:
+            return b""
         origin = request.headers.get(b"origin", b"")
-        if origin and self.app.cors and ("*" in self.app.cors or origin.decode("latin-1") in self.app.cors):
-            return b"access-control-allow-origin: %b\r\nvary: origin\r\n%b" % (origin, _EXPOSE)
-        return b""
+        if origin and ("*" in self.app.cors or origin.decode("latin-1") in self.app.cors):
+            return b"access-control-allow-origin: %b\r\n%b%b" % (origin, _VARY, _EXPOSE)
+        return _VARY
 
     def _preflight(self, request: Request, origin: bytes) -> Response:
         endpoint = self.paths.get(request.path)
         allow = endpoint.methods.encode() if endpoint is not None else b"GET, HEAD, OPTIONS"
-        head = b"allow: %b\r\n" % allow
-        if origin:
+        head = b"allow: %b\r\n%b" % (allow, origin)
+        if len(origin) > len(_VARY):
             # official clients send headers of their own (x-stainless-...); an origin that may call may send any
             asked = request.headers.get(b"access-control-request-headers", b"")
             names = asked if _NAMES.fullmatch(asked) else _ASKS
-            head += b"%baccess-control-allow-methods: %b\r\n%b" % (origin, allow, _PREFLIGHT % names)
+            head += b"access-control-allow-methods: %b\r\n%b" % (allow, _PREFLIGHT % names)
         return Response(204, head)
 
     def _with_origin(self, answer: Answer | Coroutine[Any, Any, Answer], origin: bytes) -> Any:

@@ -95,7 +95,7 @@ class BoundCall(LazyFuture):
 
     @property
     def timing(self) -> Timing:
-        return Timing(*self.parts()) if self.request.submitted else Timing()
+        return Timing() if self.request.state == PENDING else Timing(*self.parts())
 
     def parts(self) -> tuple[float, float, float, float]:
         """Seconds queued, batched, run and streamed so far; they sum to the whole."""
@@ -150,7 +150,7 @@ class BoundCall(LazyFuture):
         if self.error is not None:
             super().cancel()  # it was before it began
         elif binding.direct:
-            binding.runtime.start_task(self)
+            binding.runtime.tasks.start(self)
         else:
             self._begin()
         return self

@@ -15,7 +15,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextvars import Context, copy_context
 from random import Random
 from types import TracebackType
 from typing import Any, Self
@@ -35,11 +34,11 @@ from penstock.runtime.memory import Budgets
 from penstock.runtime.place import station_options
 from penstock.runtime.replicas import Replicas
 from penstock.runtime.sizes import Profile, Sizes, sizes
+from penstock.runtime.tasks import Tasks
 from penstock.runtime.watch import Watch
 from penstock.service import Service, register, unregister
 
 _NO_KWARGS: dict[str, Any] = {}  # one for all calls without any; never changed
-_TASKS = 256  # made in one turn of the loop
 _TICK = 0.001  # seconds; timers are not armed closer than this
 _HEX = [f"{n:02x}" for n in range(256)]
 
@@ -84,9 +83,9 @@ class Runtime:
         self.watch = Watch(self) if watch else None
         self.budgets = Budgets(self)
         self.replicas = Replicas(self)
+        self.tasks = Tasks(self)
         self.loop: asyncio.AbstractEventLoop
         self.thread = 0  # of the loop
-        self.context = Context()  # for callbacks that do not mind which
         self.log: Log
         self._timer: asyncio.TimerHandle | None = None
         self._ids = itertools.count(1)
@@ -94,8 +93,6 @@ class Runtime:
         self._block = (0, f"{self._prefix}0000")  # 256 ids share all but their last two digits
         self._inbox: deque[Callable[[], object]] = deque()
         self._posted = False
-        self._tasks = 0  # made in this turn of the loop
-        self._untasked: deque[BoundCall] = deque()
         self._idle: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
 
@@ -233,26 +230,6 @@ class Runtime:
         elif within is not None:
             budget = tighten(Frame(budget), within, self.clock())
         return binding.call(binding, args, kwargs or _NO_KWARGS, budget, frame, id, size)
-
-    def start_task(self, call: BoundCall) -> None:
-        """Run this call in a task of its own. Of very many, the tasks are made a few hundred at a time: it is their number,
-        more than their work, that the garbage collector and the turns of the loop suffer from."""
-        if self._tasks < _TASKS and not self._untasked:
-            if not self._tasks:
-                self.loop.call_soon(self._start_tasks)
-            self._tasks += 1
-            self.loop.create_task(call.drive())
-        else:
-            call.context = copy_context()
-            self._untasked.append(call)
-
-    def _start_tasks(self) -> None:
-        self._tasks = min(len(self._untasked), _TASKS)
-        for _ in range(self._tasks):
-            call = self._untasked.popleft()
-            self.loop.create_task(call.drive(), context=call.context)
-        if self._tasks:
-            self.loop.call_soon(self._start_tasks)
 
     def submit(
         self, service: Service[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

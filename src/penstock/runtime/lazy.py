@@ -47,7 +47,7 @@ class LazyFuture(asyncio.Future[Any]):
         if not self.begun:
             self.start()
         if context is None and getattr(function, "__module__", "") == "asyncio.tasks":
-            context = self.binding.runtime.context  # `gather` and its like only count: one context will do for all
+            context = self.binding.runtime.tasks.context  # `gather` and its like only count: one context will do for all
         if context is None:
             _add_done_callback(self, function)  # in that of who adds it
         else:

@@ -78,7 +78,7 @@ class SharedCall(BoundCall):
         if self.error is not None:
             super().cancel()
         else:
-            self.binding.runtime.start_task(self)
+            self.binding.runtime.tasks.start(self)
         return self
 
     def start_for(self, waiter: Any) -> bool:
