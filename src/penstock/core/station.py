@@ -147,7 +147,7 @@ class Station:
 
     def ready_at(self, now: float, nested: bool = False) -> float:
         """When limits allow one more start; infinity if only an end can."""
-        if self.targets.full and not nested:
+        if self.targets.ttft is not None and self.targets.full and not nested:
             return math.inf
         at, in_flight = now, self.in_flight + self.coming
         for limit in self.limits:

@@ -49,7 +49,8 @@ class _Side:
         handler = self.handler
         if handler is None or self.app.mounts or scope["type"] != "http" or self.loop is not asyncio.get_running_loop():
             return self._any(scope, receive, send)
-        return self._http(handler, scope, _path(scope), receive, send)
+        path = scope["path"] if not scope.get("root_path") else _path(scope)
+        return self._http(handler, scope, path, receive, send)
 
     async def _any(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

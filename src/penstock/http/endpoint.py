@@ -179,7 +179,7 @@ class Endpoint:
 
     async def _unary(self, call: BoundCall, kind: str, trace: bytes) -> Response:
         try:
-            answer = await call
+            answer = await call.once()
             if self.raw_answer and isinstance(answer, (bytes, bytearray, memoryview)) and kind is not MSGPACK:
                 return Answered(call, b"application/octet-stream", trace, bytes(answer))
             if kind is MSGPACK:

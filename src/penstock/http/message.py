@@ -11,36 +11,24 @@ import re
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
+
 pairs: Callable[[bytes], list[tuple[bytes, bytes]]] = re.compile(rb"([^:]+): (.*)\r\n").findall  # of a head: names, values
 
 
-class Request:
+class Request(msgspec.Struct, eq=False, gc=False):
     """One request, its body complete. Header names are lower case; repeated headers are joined as RFC 9110 5.3 says."""
 
-    __slots__ = ("body", "client", "headers", "http10", "keep_alive", "method", "path", "query", "raw_path", "waited")
-
-    def __init__(
-        self,
-        method: str,
-        path: str,
-        query: bytes = b"",
-        headers: dict[bytes, bytes] | None = None,
-        body: bytes = b"",
-        keep_alive: bool = True,
-        http10: bool = False,
-        raw_path: bytes = b"",
-        client: tuple[str, int] | None = None,
-    ) -> None:
-        self.method = method
-        self.path = path
-        self.query = query
-        self.headers: dict[bytes, bytes] = {} if headers is None else headers
-        self.body = body
-        self.keep_alive = keep_alive
-        self.http10 = http10
-        self.raw_path = raw_path
-        self.client = client
-        self.waited = 0.0  # seconds in which it lay unread, as far as they are known
+    method: str
+    path: str
+    query: bytes = b""
+    headers: dict[bytes, bytes] = {}
+    body: bytes = b""
+    keep_alive: bool = True
+    http10: bool = False
+    raw_path: bytes = b""
+    client: tuple[str, int] | None = None
+    waited: float = 0.0  # seconds in which it lay unread, as far as they are known
 
 
 class Response:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Coroutine, Generator
 from contextvars import Context, copy_context
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Self
@@ -111,10 +111,15 @@ class BoundCall(LazyFuture):
         if binding.streams:
             self.used = True
             raise ConfigError(f"{binding.name} streams: use `async for item in call`, not `await`")
-        self.used = True
         if get_ident() != binding.runtime.thread:
+            self.used = True
             return asyncio.wrap_future(binding.runtime.hand_over(self)).__await__()
-        return (self._run_here() if binding.direct else self._wait_for_answer()).__await__()
+        return self.once().__await__()
+
+    def once(self) -> Coroutine[Any, Any, Any]:
+        """What awaiting it does, for who has just made it on the loop of its runtime."""
+        self.used = True
+        return self._run_here() if self.binding.direct else self._wait_for_answer()
 
     def _again(self) -> Generator[Any, Any, Any]:
         if self.begun:
