@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
 import pytest
@@ -44,6 +45,36 @@ def test_a_batch_that_cannot_be_read_fails_its_own_callers(service: Any) -> None
                     assert isinstance(end, BadResult if whole == "Short" else Exception), (whole, end)
             assert await ends(service, "a", "b", "c") == ["a", "b", "c"]
             assert runtime.restarts == 0
+
+    asyncio.run(main())
+
+
+def plainly(function: Any) -> Any:
+    """A decorator as people write them, which hides what it wraps."""
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        return function(*args)
+
+    return call
+
+
+def test_a_body_whose_decorator_hides_that_it_is_async_or_a_generator_is_told_so() -> None:
+    async def coroutine(x: int) -> int:
+        return x
+
+    def generator(x: int) -> Any:
+        yield x
+
+    async def async_generator(x: int) -> Any:
+        yield x
+
+    async def main() -> None:
+        services = [ps.service(plainly(each), name=each.__name__) for each in (coroutine, generator, async_generator)]
+        async with ps.Runtime(*services):
+            for service in services:
+                with pytest.raises(BadResult, match=f"returned an? {service.name.replace('_', ' ')}, which nobody runs"):
+                    await service(1)
 
     asyncio.run(main())
 

@@ -423,6 +423,44 @@ def test_a_client_that_leaves_cancels_its_call(go: Go) -> None:
     go(main())
 
 
+def test_an_answer_or_item_that_cannot_be_sent_is_a_failure_in_the_log_and_the_metrics(
+    go: Go, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts: list[str] = []
+
+    async def main() -> None:
+        async with site(log=True) as s:
+            assert (await s.post("/fail", {"kind": "encode"}, "X-Request-Id: whole"))[0] == 500
+            assert b"event: error" in (await s.post("/stream_faults", {"kind": ""}, "X-Request-Id: item"))[2]
+            await s.post("/count_in_thread", {"n": 5}, "X-Request-Id: thread")
+            counts.extend((await s.ask("/metrics"))[2].decode().splitlines())
+
+    go(main())
+    entries = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line[:1] == "{"]
+    lines = {line["id"]: line for line in entries}
+    assert len(lines) == len(entries) == 3
+    for name in ("whole", "item"):
+        assert (lines[name]["outcome"], lines[name]["error"]) == ("failed", "BadResult")
+    assert lines["thread"]["items"] == 5
+    calls = [line for line in counts if line.startswith("penstock_calls_total{")]
+    assert sorted(line.rpartition(" ")[0].partition("outcome=")[2] for line in calls if "fail" in line or "faults" in line) == [
+        '"failed"}',
+        '"failed"}',
+    ]
+
+
+def test_the_head_of_a_stream_alone_is_a_request_like_any_other(go: Go, capsys: pytest.CaptureFixture[str]) -> None:
+    async def main() -> None:
+        async with site(log=True) as s:
+            status, headers, body = await s.ask("/count?n=3", "X-Request-Id: head", method="HEAD")
+            assert (status, body) == (200, b"")
+            assert headers["server-timing"] == "queue;dur=0, batch;dur=0, run;dur=0.000, stream;dur=0"
+
+    go(main())
+    (line,) = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (line["id"], line["outcome"]) == ("head", "ok")
+
+
 def test_the_log_has_a_line_for_each_request(go: Go, capsys: pytest.CaptureFixture[str]) -> None:
     async def main() -> None:
         async with site(log=True) as s:

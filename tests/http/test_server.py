@@ -547,12 +547,14 @@ def test_what_lay_unread_is_dated_from_when_it_came(go: Go) -> None:
             assert 0.15 < waited[0] < 10.0
             assert waited[1:] == [0.0, 0.0]
 
-    async def called() -> None:
-        @ps.service
-        async def hello() -> str:
-            return "hello"
+    async def hello() -> str:
+        return "hello"
 
-        async with serving(ps.App(hello)) as server:
+    def hello_from_a_thread() -> str:
+        return "hello"
+
+    async def called(body: Any) -> None:
+        async with serving(ps.App(ps.service(body, name="hello"))) as server:
             entries: list[Any] = []
             server.handler.runtime.log.subscribe(entries.extend)  # type: ignore[attr-defined]
             answers = []
@@ -565,6 +567,8 @@ def test_what_lay_unread_is_dated_from_when_it_came(go: Go) -> None:
             server.handler.runtime.log.flush()  # type: ignore[attr-defined]
         assert [answer[9:12] for answer in answers] == [b"200", b"504"]
         assert entries[0].queued > 0.15
+        assert entries[0].batched == 0.0
 
     go(main())
-    go(called())
+    go(called(hello))
+    go(called(hello_from_a_thread))

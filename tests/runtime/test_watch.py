@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +46,27 @@ def reports() -> Iterator[Reports]:
     logger.addHandler(handler)
     yield handler
     logger.removeHandler(handler)
+
+
+def test_the_first_call_on_an_idle_loop_wakes_the_watch(reports: Reports) -> None:
+    """It sleeps while nothing runs, and a lone call may block for less than that."""
+
+    @ps.service
+    async def blocks() -> None:
+        time.sleep(0.3)  # noqa: ASYNC251 - that is what is to be noticed
+
+    async def main() -> None:
+        async with ps.Runtime(blocks) as runtime, asyncio.timeout(30):
+            assert runtime.watch is not None
+            while runtime.unwatched is None:
+                await asyncio.sleep(0.01)
+            await blocks()
+            while not runtime.watch.blocks:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    assert len(reports.of("stood still")) == 1
+    assert "in service 'blocks'" in reports.lines[0]
 
 
 def test_a_blocked_loop_is_reported_once_for_each_place_and_counted(reports: Reports) -> None:

@@ -190,12 +190,14 @@ def take(s: Scheduler, work: Work, now: float, freed: float) -> None:
     at = now + station.progress_timeout
     if at < station.check_at:
         s.check(station, at)
+    batched = station.batch is not None
     for request in work.requests:
         if request.state <= STAGED:
             request.work = work
             request.state = RUNNING
-            request.started = request.progress = now
-            request.released = freed if freed > request.submitted else request.submitted
+            request.started = request.progress = request.released = now
+            if batched:  # what it waited for since a replica was free was company
+                request.released = freed if freed > request.submitted else request.submitted
 
 
 def give(s: Scheduler, work: Work, now: float) -> tuple[tuple[PoolState, float], ...]:

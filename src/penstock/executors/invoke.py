@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from penstock.errors import BadResult, PenstockError, ServiceError, ServiceFailed, StreamOverflow
@@ -18,6 +19,9 @@ _KINDS: dict[str, type[PenstockError]] = {
     outcome.OVERFLOW: StreamOverflow,
     outcome.SERVICE: ServiceError,
 }
+
+
+_UNBEGUN = frozenset((CoroutineType, GeneratorType, AsyncGeneratorType))
 
 
 def own_error(kind: str, text: str) -> PenstockError:
@@ -74,13 +78,23 @@ def call_each(name: str, fn: Callable[..., Any], requests: Sequence[Any]) -> lis
 def _call(name: str, fn: Callable[..., Any], item: Any) -> Any:
     context = item.context
     try:
-        if context is None:
-            return fn(*item.args, **item.kwargs)
-        return context.run(_within, fn, item)
+        answer = fn(*item.args, **item.kwargs) if context is None else context.run(_within, fn, item)
+        return answer if type(answer) not in _UNBEGUN else unbegun(name, answer)
     except BaseException as error:
         return contain(name, error, 1 if context is None else 2)
     finally:
         del item  # an error keeps the body's frame, and with it the frames that called it
+
+
+def unbegun(name: str, answer: Any) -> BadResult:
+    """What to say of a body that only gave what would have to be run."""
+    kind = type(answer).__name__.replace("_", " ")
+    if isinstance(answer, CoroutineType):
+        answer.close()
+    return BadResult(
+        f"{name} returned {'an' if kind[0] == 'a' else 'a'} {kind}, which nobody runs: where a decorator hides that the "
+        "body is an `async def` or has a `yield`, make the decorator's own function one too"
+    )
 
 
 def _within(fn: Callable[..., Any], item: Any) -> Any:

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 from penstock.codec import MSGPACK as MSGPACK_TYPE
 from penstock.codec import OCTETS, Schema, encode_json, encode_msgpack, media_type
 from penstock.context import NO_BUDGET
-from penstock.errors import InvalidRequest, MethodNotAllowed, NotAcceptable, PenstockError, UnsupportedMedia
+from penstock.errors import BadResult, InvalidRequest, MethodNotAllowed, NotAcceptable, PenstockError, UnsupportedMedia
 from penstock.http.headers import JSON, MSGPACK, NDJSON, SSE, accepted, budget_of, request_id, trace_line
 from penstock.http.message import Answer, Request, Response, pairs
 from penstock.http.problems import problem_response
@@ -92,7 +92,10 @@ class Exchange:
 
     def report(self, error: BaseException) -> None:
         """The traceback of user code goes to the log; the caller gets the id under which it is there."""
-        name = self.endpoint.service.name
+        name, runtime = self.endpoint.service.name, self.endpoint.handler.runtime
+        if isinstance(error, BadResult) and self.call.request.outcome in ("ok", "cancelled"):  # the body is not to know
+            logger.error("service %s, call %s: %s", name, self.call.id, error)
+            runtime.log.amend(self.call.id, "failed", type(error).__name__)
         if not self.call.request.outcome:  # its cost=, key= or size= failed, so it never became a call
             self.endpoint.handler.note(self.call.id, name, error)
         if not isinstance(error, PenstockError):

@@ -244,4 +244,8 @@ class EventStream(Writing):
         return problem_response(error, exchange.call.id, head=exchange.head(), debug=exchange.debug)
 
     def unwanted(self) -> None:
-        self.exchange.call.cancel()
+        call = self.exchange.call
+        call.cancel()
+        runtime = self.handler.runtime
+        line = (call.id, self.name, call.budget.tenant, "ok", "", runtime.clock(), 0.0, 0.0, 0.0, 0.0, 0, "", -1, 0, "")
+        runtime.log.append(line)

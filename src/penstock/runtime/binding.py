@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.core.policy.admit import Latest
 from penstock.core.policy.route import Sticky
-from penstock.core.request import BACKOFF, ENDED, QUEUED, RUNNING, Request, Work
+from penstock.core.request import BACKOFF, ENDED, PENDING, QUEUED, RUNNING, Request, Work
 from penstock.core.station import Station
 from penstock.errors import ConfigError, WorkerLost
 from penstock.executors.base import Executor, Inline, Place, Thread
@@ -101,6 +101,8 @@ class Binding:
         runtime, request = self.runtime, call.request
         if call.error is not None:
             raise call.error
+        if (wake := runtime.unwatched) is not None:
+            wake()
         now = runtime.clock()
         request.item = call
         request.arrival = now
@@ -287,6 +289,8 @@ class Binding:
 
     def parts(self, r: Request) -> tuple[float, float, float, float]:
         """Seconds queued, batched, run and streamed; they sum to the whole, whatever has happened so far."""
+        if r.state == PENDING:
+            return 0.0, 0.0, 0.0, 0.0
         end = r.ended or self.runtime.clock()
         started, first = r.started, r.first
         if not started:
@@ -297,7 +301,9 @@ class Binding:
     def record(self, call: BoundCall, error: BaseException | None) -> None:
         """Write the call's one line to the log."""
         r = call.request
-        work, frame = r.work, call.frame
+        work, frame, stream, items = r.work, call.frame, call.stream, call.items
+        if stream is not None and r.outcome in ("ok", "failed"):
+            items += len(stream.items)  # which the reader will take after the end
         queued, batched, ran, streamed = self.parts(r)
         self.runtime.log.append(
             (
@@ -314,7 +320,7 @@ class Binding:
                 0 if work is None else len(work.requests),
                 "" if work is None else work.reason,
                 -1 if work is None else work.replica,
-                call.items,
+                items,
                 "" if frame is None or frame.request is None else frame.request.id,
             )
         )

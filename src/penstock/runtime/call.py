@@ -95,7 +95,7 @@ class BoundCall(LazyFuture):
 
     @property
     def timing(self) -> Timing:
-        return Timing() if self.request.state == PENDING else Timing(*self.parts())
+        return Timing(*self.parts())
 
     def parts(self) -> tuple[float, float, float, float]:
         """Seconds queued, batched, run and streamed so far; they sum to the whole."""

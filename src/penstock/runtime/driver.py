@@ -80,6 +80,7 @@ class Runtime:
         self.restarts = 0
         self.started = False
         self.closing = False
+        self.unwatched: Callable[[], None] | None = None  # to be called when something begins: the watch is asleep
         self.watch = Watch(self) if watch else None
         self.budgets = Budgets(self)
         self.replicas = Replicas(self)

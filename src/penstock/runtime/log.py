@@ -67,12 +67,23 @@ class Log:
         if not self.readers:
             self.recent.append(entry)
             return
-        buffer = self.buffer
-        buffer.append(entry)
+        if len(self.buffer) >= _FLUSH_AT:
+            self.flush()
+        self.buffer.append(entry)
         if self._timer is None:
             self._timer = self._loop.call_later(_FLUSH_AFTER, self.flush)
-        elif len(buffer) >= _FLUSH_AT:
-            self.flush()
+
+    def amend(self, id: str, outcome: str, error: str) -> None:  # noqa: A002 - the request's id
+        """A call has ended otherwise than its entry says: its answer could not be sent. Readers who have it get another."""
+        for entries in (self.buffer, self.recent):
+            for n in range(len(entries) - 1, -1, -1):
+                if entries[n][0] == id:
+                    entry = (*entries[n][:3], outcome, error, *entries[n][5:])
+                    if self.readers and entries is self.recent:
+                        self.append(entry)
+                    else:
+                        entries[n] = entry
+                    return
 
     def flush(self) -> None:
         """Give what was appended to the readers now."""

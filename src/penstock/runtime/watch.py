@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BLOCKED = 0.05  # seconds
 _BEAT = 0.025
 _IDLE_BEAT = 0.5
+_LINGERS = 1.0  # seconds without a call after which it beats as for an idle loop, and waits to be woken
 _STANDS = 3.0  # seconds that all threads of a service wait while calls queue for them
 _IDLE_CORE = 0.2  # cores that this process uses meanwhile, at the most
 # Where the loop's thread is when it runs nothing: asyncio waits in its selector, uvloop below the runner.
@@ -46,6 +47,8 @@ class Watch:
         self._full: dict[Binding, tuple[float, float]] = {}  # since when, and what of the processor was used until then
         self._stop = threading.Event()
         self._beat = threading.Event()
+        self._wake = threading.Event()
+        self._until = 0.0  # when it falls asleep, if nothing runs
         self._loop_thread = 0
         self._thread: threading.Thread | None = None
 
@@ -63,10 +66,29 @@ class Watch:
 
     def stop(self) -> None:
         self._stop.set()
+        self._wake.set()
+
+    def wake(self) -> None:
+        """A call begins on an idle loop, and may be the one that blocks it."""
+        self.runtime.unwatched = None
+        self._wake.set()
+
+    def _rested(self) -> bool:
+        """Wait until a beat is due; False if it is the end. Beats are slow while nothing runs, until a call begins."""
+        now = time.monotonic()
+        if self._wake.is_set() or self.runtime.busy_hint():
+            self._wake.clear()
+            self._until = now + _LINGERS
+        if now < self._until:
+            return not self._stop.wait(_BEAT)
+        self.runtime.unwatched = self.wake
+        self._wake.wait(_IDLE_BEAT)
+        self.runtime.unwatched = None
+        return not self._stop.is_set()
 
     def _run(self) -> None:
         loop = self.runtime.loop
-        while not self._stop.wait(_BEAT if self.runtime.busy_hint() else _IDLE_BEAT):
+        while self._rested():
             self._beat.clear()
             sent = time.monotonic()
             try:
