@@ -95,6 +95,17 @@ def test_keys_and_integers_that_one_wire_lacks() -> None:
         encode_msgpack([1, 10**30])
 
 
+def test_advice_is_given_where_another_type_would_help() -> None:
+    for encode in (encode_json, encode_msgpack):
+        with pytest.raises(BadResult, match="Return builtins"):
+            encode([Opaque()])
+        with pytest.raises(BadResult, match=r"surrogates not allowed\.$"):
+            encode({"text": "\ud800"})
+    with pytest.raises(BadResult, match=r"`\$\[0\]` is a `int`: [^:]+\.$") as caught:
+        encode_msgpack([1 << 64])
+    assert str(caught.value.__cause__) in str(caught.value)
+
+
 @pytest.mark.parametrize("encode", [encode_json, encode_msgpack])
 def test_circular_and_deep_results(encode: Any) -> None:
     circle: list[Any] = []

@@ -41,10 +41,10 @@ def _bad(value: Any, error: Exception, encode: Callable[[Any], bytes], wire: str
     if isinstance(error, RecursionError):
         return BadResult(f"The result (a `{type(value).__name__}`) is circular or nested too deep for {wire}.")
     path, part = _culprit(value, encode)
-    return BadResult(
-        f"The result cannot be written as {wire}: `{path}` is a `{type(part).__name__}`: {str(error)[:300]}. "
-        "Return builtins, dataclasses, Structs, arrays or pydantic models."
-    )
+    text = f"The result cannot be written as {wire}: `{path}` is a `{type(part).__name__}`: {str(error)[:300]}."
+    if isinstance(part, (str, int)):  # of the right type, but half a surrogate pair, or too large
+        return BadResult(text)
+    return BadResult(f"{text} Return builtins, dataclasses, Structs, arrays or pydantic models.")
 
 
 def _culprit(value: Any, encode: Callable[[Any], bytes]) -> tuple[str, Any]:
