@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -260,12 +261,79 @@ def test_other_refusals(go: Go) -> None:
         ("application/msgpack, application/json;q=0.5", "application/msgpack"),
         ("text/event-stream", "text/event-stream; charset=utf-8"),
         ("application/x-ndjson", "application/x-ndjson"),
+        ("", "application/json"),
+        (", ,", "application/json"),
+        ("application/json;q=0, */*", "application/msgpack"),
+        ("*/*, application/json; q=0.0", "application/msgpack"),
+        ("application/json;q=0.1, */*;q=0.2", "application/msgpack"),
+        ("application/*;q=0, */*", "text/event-stream; charset=utf-8"),
+        ("application/*;q=0, application/json;q=0.5", "application/json"),
+        ("*/*, application/json", "application/json"),
+        ("application/x-ndjson, application/jsonl;q=0.1", "application/x-ndjson"),
+        ("application/json, */*;q=0", "application/json"),
+        ("TEXT/*", "text/event-stream; charset=utf-8"),
+        ("text/html, image/gif, *; q=.2, */*; q=.2", "application/json"),
     ],
 )
 def test_accept(go: Go, accept: str, kind: str) -> None:
     async def main() -> None:
         async with site() as s:
             assert (await s.post("/add", {"x": 1}, f"Accept: {accept}"))[1]["content-type"] == kind
+
+    go(main())
+
+
+REFUSED = (
+    "application/json;q=0",
+    "*/*;q=0",
+    "text/*;q=0, application/*;q=0, */*",
+    "*/*;q=nan",
+    "*/*;q=1_0",
+    "*/*;q=-1",
+)
+
+
+def test_what_is_excluded_is_not_answered(go: Go) -> None:
+    async def main() -> None:
+        async with site() as s:
+            for accept in REFUSED:
+                assert problem(await s.post("/add", {"x": 1}, f"Accept: {accept}"))["status"] == 406, accept
+            assert (await s.ask("/count?n=1", "Accept: application/*"))[1]["content-type"] == "application/x-ndjson"
+            assert problem(await s.ask("/count?n=1", "Accept: application/json"))["status"] == 406
+
+    go(main())
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", "GZIP", "x"])
+def test_a_compressed_body_is_refused_by_name(go: Go, coding: str) -> None:
+    async def main() -> None:
+        async with site() as s:
+            line = f"Content-Encoding: {coding}"
+            for body in (gzip.compress(b'{"x": 1}'), b'{"x": 1}'):
+                answer = await s.ask("/add", line, "Content-Type: application/json", method="POST", body=body)
+                found = problem(answer)
+                assert found["status"] == 415
+                assert "Content-Encoding" in found["detail"] and repr(coding) in found["detail"]
+                assert answer[1]["accept-encoding"] == "identity"
+            assert problem(await s.ask("/reverse", line, "Content-Type: image/png", method="POST", body=b"a"))["status"] == 415
+            assert problem(await s.ask("/count", line, method="POST", body=b"{}"))["status"] == 415
+            assert problem(await s.ask("/replicas/add", line, method="PUT", body=b'{"count": 1}'))["status"] == 415
+            for same in ("identity", "Identity", ""):
+                assert (await s.post("/add", {"x": 1}, f"Content-Encoding: {same}"))[2] == 3
+
+    go(main())
+
+
+def test_the_hint_on_a_media_type_leads_to_an_answer(go: Go) -> None:
+    """What `--json` of curl sends besides is an Accept that no stream can meet."""
+
+    async def main() -> None:
+        async with site() as s:
+            form = "Content-Type: application/x-www-form-urlencoded"
+            for path, json_too in (("/add", True), ("/count", False)):
+                detail = problem(await s.ask(path, form, method="POST", body=b"{}"))["detail"]
+                assert "-H 'content-type: application/json'" in detail
+                assert ("--json" in detail) is json_too
 
     go(main())
 
@@ -293,6 +361,8 @@ def test_budget(go: Go) -> None:
         async with site() as s:
             lines = ("X-Penstock-Within: 5", "X-Penstock-Priority: -3", "X-Penstock-Tenant: acme")
             assert (await s.post("/look", {}, *lines))[2] == {"priority": -3, "tenant": "acme", "deadline": True}
+            for seconds in ("10", "0.5e1", "1e+2", "007"):
+                assert (await s.post("/look", {}, f"X-Penstock-Within: {seconds}"))[2]["deadline"] is True
             found = problem(await s.post("/look", {"hold": 5.0}, "X-Penstock-Within: 0.05"))
             assert found["status"] == 504
             for line in (
@@ -300,6 +370,19 @@ def test_budget(go: Go) -> None:
                 "X-Penstock-Within: nan",
                 "X-Penstock-Within: -1",
                 "X-Penstock-Within: inf",
+                "X-Penstock-Within: infinity",
+                "X-Penstock-Within: 1_0",
+                "X-Penstock-Within: +1",
+                "X-Penstock-Within: \u00d9\u00a1",
+                "X-Penstock-Within: 1.",
+                "X-Penstock-Within: ",
+                "X-Penstock-Within: 1e9",
+                f"X-Penstock-Within: {'9' * 5000}",
+                "X-Penstock-Priority: 1_0",
+                "X-Penstock-Priority: +1",
+                "X-Penstock-Priority: \u00d9\u00a1",
+                "X-Penstock-Priority: ",
+                f"X-Penstock-Priority: {'9' * 5000}",
                 "X-Penstock-Priority: 1.5",
                 "X-Penstock-Priority: 99999",
                 "X-Penstock-Tenant: a b",

@@ -288,6 +288,9 @@ def test_what_is_wrong_is_said_in_openais_form() -> None:
             assert answer.status_code == 400 and part in answer.json()["error"]["message"], answer.text
         answer = await http.post(CHAT, content=b"{}", headers={"content-type": "text/plain"})
         assert answer.status_code == 415
+        answer = await http.post(CHAT, content=b"{}", headers={"content-type": "application/json", "content-encoding": "gzip"})
+        assert answer.status_code == 415 and answer.headers["accept-encoding"] == "identity"
+        assert "Content-Encoding" in answer.json()["error"]["message"]
         answer = await http.get(CHAT)
         assert answer.status_code == 405 and answer.headers["allow"] == "POST, OPTIONS"
 

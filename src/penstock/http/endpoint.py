@@ -13,7 +13,7 @@ from penstock.codec import MSGPACK as MSGPACK_TYPE
 from penstock.codec import OCTETS, Schema, encode_json, encode_msgpack, media_type
 from penstock.context import NO_BUDGET
 from penstock.errors import BadResult, InvalidRequest, MethodNotAllowed, NotAcceptable, PenstockError, UnsupportedMedia
-from penstock.http.headers import JSON, MSGPACK, NDJSON, SSE, accepted, budget_of, request_id, trace_line
+from penstock.http.headers import JSON, MSGPACK, NDJSON, SSE, accepted, budget_of, read_as_it_is, request_id, trace_line
 from penstock.http.message import Answer, Request, Response, pairs
 from penstock.http.problems import problem_response
 from penstock.http.steps import begun
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from penstock.runtime.call import BoundCall
     from penstock.service import Service
 
-PLAIN = frozenset((b"x-request-id", b"x-penstock-within", b"x-penstock-priority", b"x-penstock-tenant", b"traceparent"))
+PLAIN = frozenset(
+    (b"x-request-id", b"x-penstock-within", b"x-penstock-priority", b"x-penstock-tenant", b"traceparent", b"content-encoding")
+)
 """What a plain request has none of."""
 UNARY = (JSON, MSGPACK, SSE, NDJSON)
 STREAMING = (SSE, NDJSON)
@@ -120,6 +122,8 @@ class Endpoint:
         plain = PLAIN.isdisjoint(headers)
         identity = "" if plain else request_id(headers)
         try:
+            if not plain and request.method == "POST":
+                read_as_it_is(headers)
             kwargs = self._arguments(request)
             kind = self._kind(headers) if b"accept" in headers else self.offers[0]
             budget = NO_BUDGET if plain else budget_of(headers, runtime.clock() - request.waited)
@@ -165,9 +169,11 @@ class Endpoint:
                 return self.schema.bind_raw(request.body, kind, _query(request.query))
             if not request.body:
                 return self.schema.decode_json(b"")
+            # --json asks for application/json as well, which no stream is
+            curl = "" if self.service.streams else "--json '...', or "
             raise UnsupportedMedia(
                 f"{self.service.name} reads application/json and application/msgpack, not {kind}; "
-                f"send the header content-type: application/json (curl: --json '...', or -H 'content-type: application/json')"
+                f"send the header content-type: application/json (curl: {curl}-H 'content-type: application/json')"
             )
         if request.method in ("GET", "HEAD") and self.service.safe:
             return self.schema.decode_query(_query(request.query))

@@ -7,10 +7,14 @@ import secrets
 
 from penstock.context import NO_BUDGET, Budget
 from penstock.errors import InvalidRequest, NotAcceptable
+from penstock.http.problems import Fault
 
 SSE, NDJSON, JSON, MSGPACK = "text/event-stream", "application/x-ndjson", "application/json", "application/msgpack"
 
 _ID = re.compile(rb"[!-~]{1,128}\Z")
+_NUMBER = re.compile(rb"\d+(\.\d+)?(e[+-]?\d+)?", re.I)  # JSON's; float() reads more, such as 1_0 and +1
+_INTEGER = re.compile(rb"-?\d{1,9}")
+_QUALITY = re.compile(rb"\d+\.?\d*|\.\d+")  # .2 is no weight, but Java sends it
 _TRACE = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?\Z")
 _NAMES = {
     b"text/event-stream": SSE,
@@ -19,9 +23,6 @@ _NAMES = {
     b"application/json": JSON,
     b"application/msgpack": MSGPACK,
     b"application/x-msgpack": MSGPACK,
-    b"application/*": JSON,
-    b"text/*": SSE,
-    b"*/*": "",
 }
 
 
@@ -34,18 +35,12 @@ def budget_of(headers: dict[bytes, bytes], arrived: float) -> Budget:
         return NO_BUDGET
     deadline, level = None, 0
     if within is not None:
-        try:
-            seconds = float(within)
-        except ValueError:
-            seconds = -1.0
+        seconds = float(within) if _NUMBER.fullmatch(within) else -1.0
         if not 0 < seconds < 1e7:
             raise InvalidRequest(f"X-Penstock-Within: a number of seconds greater than 0, not {_shown(within)}")
         deadline = arrived + seconds
     if priority is not None:
-        try:
-            level = int(priority)
-        except ValueError:
-            level = 1 << 31
+        level = int(priority) if _INTEGER.fullmatch(priority) else 1 << 31
         if abs(level) > 1000:
             raise InvalidRequest(f"X-Penstock-Priority: an integer from -1000 to 1000, not {_shown(priority)}")
     if tenant is not None and not _ID.match(tenant):
@@ -71,31 +66,55 @@ def trace_line(headers: dict[bytes, bytes]) -> bytes:
 
 
 def accepted(headers: dict[bytes, bytes], offers: tuple[str, ...]) -> str:
-    """The first of `offers` (best first) that the Accept header wants most. Raises NotAcceptable."""
-    accept = headers.get(b"accept")
-    if accept is None or accept == b"*/*":
+    """The first of `offers` (best first) that the Accept header wants most. Raises NotAcceptable.
+
+    The most specific range that covers an offer has the last word on it (RFC 9110 12.5.1), so that `q=0` excludes what
+    `*/*` would let in; of what is wanted equally, the range that is named first decides.
+    """
+    accept = headers.get(b"accept", b"*/*")
+    if accept == b"*/*" or not accept.strip(b", \t"):
         return offers[0]
-    best, best_quality = "", 0.0
-    for part in accept.split(b","):
-        name, *parameters = (piece.strip().lower() for piece in part.split(b";"))
-        quality = next((_quality(p[2:]) for p in parameters if p[:2] == b"q="), 1.0)
-        kind = _NAMES.get(name)
-        if kind is None:
-            continue
-        if kind == "" or (name.endswith(b"/*") and kind not in offers):
-            kind = offers[0]
-        if kind in offers and quality > best_quality:
-            best, best_quality = kind, quality
+    if (kind := _NAMES.get(accept)) in offers:
+        return kind
+    ranges = _ranges(accept.lower(), offers)
+    quality = dict.fromkeys(offers, 0.0)
+    for _, wanted, covered in sorted(ranges, key=lambda found: (-found[0], found[1])):
+        quality |= dict.fromkeys(covered, wanted)
+    best = max(quality.values())
     if not best:
         raise NotAcceptable(f"Accept: {_shown(accept)} names nothing that is offered here; offered: {', '.join(offers)}")
-    return best
+    return next(offer for _, _, covered in ranges for offer in covered if quality[offer] == best)
 
 
-def _quality(text: bytes) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
+def _ranges(accept: bytes, offers: tuple[str, ...]) -> list[tuple[int, float, list[str]]]:
+    """Of each media range that is known: how many wildcards it has, how much it is wanted, and the offers that it covers."""
+    found = []
+    for part in accept.split(b","):
+        name, _, parameters = part.partition(b";")
+        name = name.strip()
+        if name in _NAMES:
+            covered = [offer for offer in offers if offer == _NAMES[name]]
+        elif name.endswith(b"/*"):
+            beginning = "" if name == b"*/*" else name[:-1].decode("latin-1")
+            covered = [offer for offer in offers if offer.startswith(beginning)]
+        else:
+            continue
+        weights = (p[2:] for p in map(bytes.strip, parameters.split(b";")) if p[:2] == b"q=")
+        weight = next(weights, b"1")
+        wanted = min(1.0, float(weight)) if _QUALITY.fullmatch(weight) else 0.0
+        found.append((name.count(b"*"), wanted, covered))
+    return found
+
+
+def read_as_it_is(headers: dict[bytes, bytes]) -> None:
+    """Refuse a body that is compressed, since none is read here. Raises Fault."""
+    coding = headers.get(b"content-encoding", b"")
+    if coding and coding.lower() != b"identity":
+        raise Fault(
+            415,
+            f"Content-Encoding: {_shown(coding)} is not read here; send the body as it is, without that header",
+            head=b"accept-encoding: identity\r\n",
+        )
 
 
 def _shown(value: bytes) -> str:

@@ -24,6 +24,7 @@ from penstock.errors import (
     ShuttingDown,
     ValidationFailed,
 )
+from penstock.http.headers import read_as_it_is
 from penstock.http.message import Request, Response
 from penstock.http.problems import Fault
 
@@ -98,6 +99,7 @@ class Operations:
             raise Forbidden("replicas are not changed by pages of a browser, unless the server has tokens")
 
     def _count(self, request: Request) -> int:
+        read_as_it_is(request.headers)
         try:
             return _read.decode(request.body).count
         except msgspec.ValidationError as error:

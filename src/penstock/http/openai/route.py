@@ -16,7 +16,7 @@ from penstock.codec import JSON, decode_any, media_type
 from penstock.context import Budget, Frame, frame_var
 from penstock.core.request import Request as Group
 from penstock.errors import InvalidRequest, MethodNotAllowed, PenstockError, RateLimited, UnsupportedMedia
-from penstock.http.headers import budget_of, request_id, trace_line
+from penstock.http.headers import budget_of, read_as_it_is, request_id, trace_line
 from penstock.http.message import Answer, Request, Response
 from penstock.http.openai import faults
 from penstock.http.openai.catalogue import ALL, Catalogue
@@ -218,6 +218,7 @@ class Route(Resource, Generic[T]):
 
     def checked(self, request: Request) -> bytes:
         """The body, if it says that it is JSON. Raises InvalidRequest."""
+        read_as_it_is(request.headers)
         given = request.headers.get(b"content-type")
         kind = JSON if given is None else media_type(given.decode("latin-1"))
         if kind != JSON:
