@@ -441,6 +441,10 @@ def test_openapi(go: Go) -> None:
             assert found["openapi"].startswith("3.1")
             assert set(found["paths"]["/add"]) == {"post", "get"}
             assert set(found["paths"]["/plain"]) == {"post"}
+            assert "servers" not in found
+            beside = [p for p in found["paths"]["/reverse"]["post"]["parameters"] if p["in"] == "query"]
+            assert [(p["name"], p["required"], p["schema"]["type"]) for p in beside] == [("times", False, "integer")]
+            assert not [p for p in found["paths"]["/add"]["post"]["parameters"] if p["in"] == "query"]
             references = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(found)))
             assert references <= set(found["components"]["schemas"])
 

@@ -177,6 +177,36 @@ def test_under_uvicorn_with_a_root_path() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(("base", "root"), [("/api", "/api"), ("/api/", "/api"), ("/a <b>", "/a%20%3Cb%3E"), ("", "")])
+def test_what_names_a_path_names_it_as_clients_reach_it(base: str, root: str) -> None:
+    async def main() -> None:
+        async with under_uvicorn(Work().app, root_path=base) as s:
+            described = json.loads((await s.ask("/openapi.json"))[2])
+            assert described.get("servers") == ([{"url": root}] if root else None)
+            assert "/model" in described["paths"]
+            index = (await s.ask("/", "Accept: text/html"))[2].decode()
+            assert f'href="{root}/openapi.json"' in index and f"POST {root}/model<" in index
+            assert json.loads((await s.ask("/"))[2])["services"]["model"]["path"] == f"{root}/model"
+            near, none = [problem(await s.ask(path))["detail"] for path in ("/modle", "/zzz")]
+            assert near == f"nothing is at {root}/modle; did you mean {root}/model?"
+            assert none == f"nothing is at {root}/zzz; there is {root}/gated, {root}/model, {root}/wait"
+            assert f"{root}/replicas/SERVICE" in problem(await s.ask("/replicas/none"))["detail"]
+
+    asyncio.run(main())
+
+
+def test_each_place_of_an_app_has_its_own_description() -> None:
+    async def main() -> None:
+        work = Work()
+        web = Starlette(routes=[Mount("/a", app=work.app), Mount("/b", app=work.app)])
+        async with under_uvicorn(web, root_path="/api") as s:
+            for place in ("/a", "/b", "/a"):
+                described = json.loads((await s.ask(f"{place}/openapi.json"))[2])
+                assert described["servers"] == [{"url": f"/api{place}"}]
+
+    asyncio.run(main())
+
+
 def test_a_test_client_may_use_a_loop_for_each_request() -> None:
     work = Work()
     client = TestClient(in_fastapi(work))

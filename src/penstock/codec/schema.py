@@ -36,8 +36,8 @@ _NESTED = (*_OBJECTS, *_SEQUENCES, types.CustomType)
 class Schema:
     """The wire form of one signature, whose annotations are real types.
 
-    `raw` is true when exactly one parameter is bytes, bytearray or memoryview: a body may then be that parameter as it
-    is. In JSON, bytes are base64. `fields` names the parameters in order, `type` is the Struct to give to
+    `raw` is true when exactly one parameter is bytes, bytearray or memoryview: a body may then be that parameter, which
+    `octets` names, as it is. In JSON, bytes are base64. `fields` names the parameters in order, `type` is the Struct to give to
     `openapi_types`. Duplicate names in an object: the last one counts.
 
     Raises `ConfigError` for *args, **kwargs, positional-only parameters and annotations that cannot be read. A class
@@ -63,8 +63,8 @@ class Schema:
         self._json = msgspec.json.Decoder(self.type, dec_hook=from_wire).decode
         self._msgpack = msgspec.msgpack.Decoder(self.type, dec_hook=from_wire).decode
         octets = [field for field, info in self._info.items() if any(isinstance(i, _OCTETS) for i in _options(info))]
-        self._octets = octets[0] if len(octets) == 1 else None
-        self.raw = self._octets is not None
+        self.octets = octets[0] if len(octets) == 1 else None
+        self.raw = self.octets is not None
         optional = {p.name for p in parameters if p.default is not p.empty}
         known = ", ".join(f"`{field}` (optional)" if field in optional else f"`{field}`" for field in self.fields)
         self._hint = f"`{name}` takes {f'an object with the fields: {known}' if known else 'no parameters'}."
@@ -99,19 +99,19 @@ class Schema:
 
         Raises `UnsupportedMedia` when no single parameter takes bytes, else as `decode_query`.
         """
-        if self._octets is None:
+        if self.octets is None:
             raise UnsupportedMedia(
                 f"`{self.name}` has no single bytes parameter for a body of type `{line(content_type)}`; "
                 f"send {JSON} or {MSGPACK}. {self._hint}"
             )
-        kwargs = self._query(items, {self._octets: b""})
-        option = next(i for i in _options(self._info[self._octets]) if isinstance(i, _OCTETS))
+        kwargs = self._query(items, {self.octets: b""})
+        option = next(i for i in _options(self._info[self.octets]) if isinstance(i, _OCTETS))
         as_type: Callable[[Buffer], Buffer] = bytes
         if isinstance(option, types.ByteArrayType):
             as_type = bytearray
         elif isinstance(option, types.MemoryViewType):
             as_type = memoryview
-        kwargs[self._octets] = as_type(body)
+        kwargs[self.octets] = as_type(body)
         return kwargs
 
     def json_in_query(self, field: str) -> bool:

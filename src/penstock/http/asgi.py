@@ -13,6 +13,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Iterator
 from types import CoroutineType
 from typing import Any
+from urllib.parse import quote
 
 from penstock.executors.lookout import Lookout, lookout
 from penstock.http.bridge import match
@@ -49,8 +50,8 @@ class _Side:
         handler = self.handler
         if handler is None or self.app.mounts or scope["type"] != "http" or self.loop is not asyncio.get_running_loop():
             return self._any(scope, receive, send)
-        path = scope["path"] if not scope.get("root_path") else _path(scope)
-        return self._http(handler, scope, path, receive, send)
+        root = scope.get("root_path", "")
+        return self._http(handler, scope, _path(scope) if root else scope["path"], root, receive, send)
 
     async def _any(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -72,12 +73,12 @@ class _Side:
             root = scope.get("root_path", "") + prefix
             await other({**scope, "root_path": root, "state": self.lifespans.state(prefix)}, receive, send)
         elif scope["type"] == "http":
-            await self._http(handler, scope, path, receive, send)
+            await self._http(handler, scope, path, scope.get("root_path", ""), receive, send)
         else:
             await receive()
             await send({"type": "websocket.close", "code": 1000})
 
-    async def _http(self, handler: Handler, scope: Scope, path: str, receive: Receive, send: Send) -> None:
+    async def _http(self, handler: Handler, scope: Scope, path: str, root: str, receive: Receive, send: Send) -> None:
         self.lookout.glance()
         message = await receive()
         body: Any = message.get("body", b"")
@@ -90,7 +91,10 @@ class _Side:
         if isinstance(body, Fault):
             answer = handler.refuse(body, _headers(scope))
         else:
-            answer = handler(Request(method, path, scope.get("query_string", b""), _headers(scope), body))
+            request = Request(method, path, scope.get("query_string", b""), _headers(scope), body)
+            if root:
+                request.root = quote(root.rstrip("/"))
+            answer = handler(request)
             if isinstance(answer, CoroutineType):
                 try:
                     waits_for = answer.send(None)

@@ -62,7 +62,7 @@ class Handler:
         self.replicas = Operations(self)
         self.models = routes(self)
         self.paths: dict[str, Endpoint | Resource] = {**self.endpoints, **self.models}
-        self._openapi: bytes | None = None
+        self._openapi: dict[str, Any] = {}
         self.operations = {
             "/": self._index,
             "/healthz": self._health,
@@ -132,7 +132,7 @@ class Handler:
                 return models(request)
             if request.path.startswith("/readyz/"):
                 return self._ready_one(request)
-            return self.refuse(self.unknown(request.path[:200]), request.headers)
+            return self.refuse(self.unknown(request), request.headers)
         if request.method not in ("GET", "HEAD"):
             fault = Fault(405, f"{request.path} answers GET", head=b"allow: GET, HEAD\r\n")
             return self.refuse(fault, request.headers)
@@ -142,12 +142,13 @@ class Handler:
         """The models, for what is named in their list, and for what is not there where their clients look."""
         return self.models.get(MODELS) if path.startswith(BENEATH) else None
 
-    def unknown(self, path: str) -> NotFound:
+    def unknown(self, request: Request) -> NotFound:
         """What is said of a path where nothing is."""
-        near = get_close_matches(path, self.paths, 1)
-        if near:
-            return NotFound(f"nothing is at {path}; did you mean {near[0]}?")
-        return NotFound(f"nothing is at {path}; there is {', '.join(sorted(self.paths)) or 'no service'}")
+        root, path = request.root, request.path[:200]
+        if near := get_close_matches(path, self.paths, 1):
+            return NotFound(f"nothing is at {root}{path}; did you mean {root}{near[0]}?")
+        known = ", ".join(root + other for other in sorted(self.paths))
+        return NotFound(f"nothing is at {root}{path}; there is {known or 'no service'}")
 
     def _health(self, request: Request) -> Response:
         """That this is answered shows that the loop turns; red only if the scheduler has stopped being driven."""
@@ -177,21 +178,23 @@ class Handler:
         return Response(200, _JSON, msgspec.json.encode(status(self.app, self.metrics)))
 
     def _describe(self, request: Request) -> Response:
-        if self._openapi is None:
-            self._openapi = msgspec.json.encode(describe(self.app, self.endpoints, self.models))
-        return Response(200, _JSON, self._openapi)
+        if not self._openapi:
+            self._openapi = describe(self.app, self.endpoints, self.models)
+        servers = {"servers": [{"url": request.root}]} if request.root else {}
+        return Response(200, _JSON, msgspec.json.encode(self._openapi | servers))
 
     def _index(self, request: Request) -> Response:
+        root = request.root
         services = {
-            name: {"path": f"/{name}", "streams": s.streams, "doc": s.doc.partition("\n")[0]}
+            name: {"path": f"{root}/{name}", "streams": s.streams, "doc": s.doc.partition("\n")[0]}
             for name, s in ((name, self.app.services[name]) for name in self.app.public)
         }
         if b"text/html" not in request.headers.get(b"accept", b""):
             return Response(200, _JSON, msgspec.json.encode({"name": self.app.name, "services": services}))
         rows = "".join(
-            f"<li><code>POST /{html.escape(name)}</code> {html.escape(str(s['doc']))}</li>" for name, s in services.items()
+            f"<li><code>POST {html.escape(str(s['path']))}</code> {html.escape(str(s['doc']))}</li>" for s in services.values()
         )
-        links = "".join(f'<li><a href="{path}">{path}</a></li>' for path in self.operations if path != "/")
+        links = "".join(f'<li><a href="{root}{path}">{root}{path}</a></li>' for path in self.operations if path != "/")
         page = (
             f"<!doctype html><meta charset=utf-8><title>{html.escape(self.app.name)}</title>"
             f"<h1>{html.escape(self.app.name)}</h1><ul>{rows}</ul><ul>{links}</ul>"

@@ -29,6 +29,7 @@ class Request(msgspec.Struct, eq=False, gc=False):
     raw_path: bytes = b""
     client: tuple[str, int] | None = None
     waited: float = 0.0  # seconds in which it lay unread, as far as they are known
+    root: str = ""  # what clients put before the path, where the app is mounted elsewhere; fit for a URL
 
 
 class Response:

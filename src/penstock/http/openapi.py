@@ -66,6 +66,7 @@ _MODEL_FAULTS = {
     "504": "The deadline passed",
 }
 _LINES = "One item a line; an empty line is a sign of life, after 15 seconds without an item."
+_BESIDE = "Read where the body is raw bytes; in JSON and msgpack it is in the body."
 _RETRY_AFTER = {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds after which it may fit."}
 _FAULTS = {
     "400": "The request cannot be understood",
@@ -116,7 +117,7 @@ def describe(app: App, endpoints: Mapping[str, Endpoint], routes: Mapping[str, R
 
 
 def _path(endpoint: Endpoint, given: Any, answer: Any, components: dict[str, Any]) -> dict[str, Any]:
-    service = endpoint.service
+    service, listed = endpoint.service, _query(endpoint, given, components)
     headers = [
         {"name": name, "in": "header", "required": False, "schema": schema, "description": text}
         for name, schema, text in _HEADERS
@@ -128,10 +129,11 @@ def _path(endpoint: Endpoint, given: Any, answer: Any, components: dict[str, Any
     bodies: dict[str, Any] = {"application/json": {"schema": given}, "application/msgpack": {"schema": given}}
     if endpoint.schema.raw:
         bodies["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
+    beside = [{**p, "required": False, "description": _BESIDE} for p in listed if p["name"] != endpoint.schema.octets]
     post = {
         "operationId": service.name,
         **common,
-        "parameters": headers,
+        "parameters": [*beside, *headers] if endpoint.schema.raw else headers,
         "requestBody": {"required": True, "content": bodies},
     }
     item: dict[str, Any] = {"post": post}
@@ -139,7 +141,7 @@ def _path(endpoint: Endpoint, given: Any, answer: Any, components: dict[str, Any
         item["get"] = {
             "operationId": f"{service.name}_get",
             **common,
-            "parameters": [*_query(endpoint, given, components), *headers],
+            "parameters": [*listed, *headers],
         }
     return item
 

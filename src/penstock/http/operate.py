@@ -66,7 +66,10 @@ class Operations:
         name, slash, rest = request.path[len(PREFIX) :].partition("/")
         service = self.handler.app.services.get(name)
         if service is None or (slash and rest != "roll"):
-            raise NotFound(f"nothing is at {request.path[:200]}; /replicas/SERVICE and /replicas/SERVICE/roll are")
+            root = request.root
+            raise NotFound(
+                f"nothing is at {root}{request.path[:200]}; {root}/replicas/SERVICE and {root}/replicas/SERVICE/roll are"
+            )
         binding, replicas = self.runtime.bind(service), self.runtime.replicas
         if not slash and request.method in ("GET", "HEAD"):
             return self._state(binding)

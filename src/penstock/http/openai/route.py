@@ -261,7 +261,7 @@ class Models(Resource):
         if request.method == "OPTIONS":
             return Response(204, b"allow: %b\r\n" % self.methods.encode())
         if not f"{request.path}/".startswith(f"{self.path}/"):
-            return self.refuse(self.handler.unknown(request.path[:200]), request)
+            return self.refuse(self.handler.unknown(request), request)
         if request.method not in ("GET", "HEAD"):
             return self.refuse(MethodNotAllowed(f"{self.path} answers GET"), request)
         name = request.path[len(self.path) + 1 :]
