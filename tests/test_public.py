@@ -380,7 +380,11 @@ def test_wrong_declarations_say_what_to_do() -> None:
         (lambda: ps.Batch(max_cost=5.0), "without cost="),
         (lambda: ps.Rate(per_second=1.0, burst=2, min_gap=2.0), "burst can never happen"),
         (lambda: ps.App(func), "takes services"),
-        (lambda: ps.Pool("p", 0), "positive"),
+        (lambda: ps.Pool("p", 0), "greater than 0"),
+        (lambda: ps.App(max_body=-1), "max_body"),
+        (lambda: ps.App(max_body="16M"), "max_body"),
+        (lambda: ps.App(cors=[3]), "a list of origins"),
+        (lambda: ps.App(cors=3), "a list of origins"),
     ):
         with pytest.raises(ConfigError, match=message):
             make()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from penstock.core.estimate import Correction
-from penstock.errors import ConfigError
+from penstock.core.policy.declared import number
 
 if TYPE_CHECKING:
     from penstock.core.request import Request
@@ -36,8 +36,7 @@ class Pool:
     capacity: float
 
     def __post_init__(self) -> None:
-        if not (self.capacity > 0 and math.isfinite(self.capacity)):
-            raise ConfigError(f"Pool({self.name!r}): capacity must be a positive number, not {self.capacity!r}")
+        number(f"Pool({self.name!r}, capacity=...)", self.capacity, above=0, below=math.inf)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,10 +55,8 @@ class Memory(Pool):
     share: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.size_bytes is not None and not (self.size_bytes > 0 and math.isfinite(self.size_bytes)):
-            raise ConfigError(f"Memory({self.name!r}, size_bytes={self.size_bytes!r}): must be greater than 0")
-        if not 0 < self.share <= 1:
-            raise ConfigError(f"Memory({self.name!r}, share={self.share!r}): a share of what is free, at most 1")
+        number(f"Memory({self.name!r}, size_bytes=...)", self.size_bytes, above=0, below=math.inf, optional=True)
+        number(f"Memory({self.name!r}, share=...), of what is free", self.share, above=0, most=1)
         object.__setattr__(self, "capacity", float(self.size_bytes or 0))
         if self.size_bytes is None and self.device is None:
             object.__setattr__(self, "device", "host")
