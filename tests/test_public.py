@@ -304,6 +304,27 @@ def test_nested_calls_that_could_deadlock_are_refused() -> None:
             await recursive(1)
 
 
+def test_a_longer_circle_is_told_from_end_to_end() -> None:
+    @ps.service(on=ps.Thread(1))
+    def first(n: int) -> int:
+        return int(second.submit(n).result())
+
+    @ps.service(on=ps.Thread(1))
+    def second(n: int) -> int:
+        return int(third.submit(n).result())
+
+    @ps.service(on=ps.Thread(1))
+    def third(n: int) -> int:
+        return 0 if n == 0 else int(first.submit(n - 1).result())
+
+    @run(first, second, third)
+    async def body(runtime: ps.Runtime) -> None:
+        with pytest.raises(DeadlockRefused) as caught:
+            await first(1)
+        chain = "first's replicas -> second's replicas -> third's replicas -> first's replicas; make this call when theirs have ended"
+        assert chain in str(caught.value)
+
+
 def test_from_plain_threads() -> None:
     with ps.Runtime(ps.App(hello, double, halves)):
         assert hello.submit("Ada").result(10) == "Hello, Ada!"

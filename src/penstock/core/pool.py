@@ -151,7 +151,10 @@ class LockOrder:
         self.depths: dict[str, int] = {}  # the longest chain of edges that leads to each
 
     def cycle(self, held: tuple[str, ...], wanted: tuple[str, ...]) -> list[str] | None:
-        """Record every edge held -> wanted; return the chain of the first one that would close a cycle."""
+        """Record every edge held -> wanted; return the chain of the first one that would close a cycle.
+
+        The chain is what is held, in order, from where the circle begins, and ends where it began.
+        """
         if (held, wanted) in self.seen:
             return None
         for source in held:
@@ -160,7 +163,8 @@ class LockOrder:
                     continue
                 chain = self._path(target, source)
                 if chain is not None:
-                    return [source, *chain]
+                    within = dict.fromkeys(held[held.index(source) + 1 :])
+                    return [source, *(node for node in within if node not in wanted and node not in chain), *chain]
                 self.edges.setdefault(source, {})[target] = None
                 self._deepen(target, self.depths.get(source, 0) + 1)
         self.seen.add((held, wanted))
