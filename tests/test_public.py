@@ -304,6 +304,27 @@ def test_nested_calls_that_could_deadlock_are_refused() -> None:
             await recursive(1)
 
 
+def test_a_longer_circle_is_told_from_end_to_end() -> None:
+    @ps.service(on=ps.Thread(1))
+    def first(n: int) -> int:
+        return int(second.submit(n).result())
+
+    @ps.service(on=ps.Thread(1))
+    def second(n: int) -> int:
+        return int(third.submit(n).result())
+
+    @ps.service(on=ps.Thread(1))
+    def third(n: int) -> int:
+        return 0 if n == 0 else int(first.submit(n - 1).result())
+
+    @run(first, second, third)
+    async def body(runtime: ps.Runtime) -> None:
+        with pytest.raises(DeadlockRefused) as caught:
+            await first(1)
+        chain = "first's replicas -> second's replicas -> third's replicas -> first's replicas; make this call when theirs have ended"
+        assert chain in str(caught.value)
+
+
 def test_from_plain_threads() -> None:
     with ps.Runtime(ps.App(hello, double, halves)):
         assert hello.submit("Ada").result(10) == "Hello, Ada!"
@@ -380,7 +401,11 @@ def test_wrong_declarations_say_what_to_do() -> None:
         (lambda: ps.Batch(max_cost=5.0), "without cost="),
         (lambda: ps.Rate(per_second=1.0, burst=2, min_gap=2.0), "burst can never happen"),
         (lambda: ps.App(func), "takes services"),
-        (lambda: ps.Pool("p", 0), "positive"),
+        (lambda: ps.Pool("p", 0), "greater than 0"),
+        (lambda: ps.App(max_body=-1), "max_body"),
+        (lambda: ps.App(max_body="16M"), "max_body"),
+        (lambda: ps.App(cors=[3]), "a list of origins"),
+        (lambda: ps.App(cors=3), "a list of origins"),
     ):
         with pytest.raises(ConfigError, match=message):
             make()

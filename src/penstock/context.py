@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from penstock.core.policy.declared import number, whole
 from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -77,12 +78,11 @@ def budget(
     both only ever tighten what is in force. Inside a service, `priority` and `tenant` belong to the root call and
     cannot be changed.
     """
-    if within is not None and not within > 0:
-        raise ConfigError(f"budget(within={within!r}): seconds, greater than 0")
-    if not (priority is None or isinstance(priority, int)) or not (tenant is None or isinstance(tenant, str)):
-        raise ConfigError(f"budget(priority={priority!r}, tenant={tenant!r}): an integer, and a string")
-    if deadline is not None and deadline != deadline:
-        raise ConfigError("budget(deadline=nan): a time of the runtime's clock")
+    number("budget(within=...)", within, "seconds", above=0, optional=True)
+    number("budget(deadline=...), a time of the runtime's clock", deadline, "seconds", optional=True)
+    whole("budget(priority=...)", priority, None, optional=True)
+    if not (tenant is None or isinstance(tenant, str)):
+        raise ConfigError(f"budget(tenant=...): a string, not {tenant!r}")
     outer = frame_var.get()
     base = NO_BUDGET if outer is None else outer.budget
     inside = outer is not None and outer.request is not None

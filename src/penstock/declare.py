@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.core.policy.admit import Latest, Queue
 from penstock.core.policy.batch import Batch
 from penstock.core.policy.cache import Cache
-from penstock.core.policy.declared import whole
+from penstock.core.policy.declared import is_number, whole
 from penstock.core.policy.limit import Limit
 from penstock.core.policy.order import Order
 from penstock.core.policy.retry import Retry
@@ -232,7 +232,7 @@ def validate(body: Body, options: ServiceOptions) -> None:
     if options.cache is not None and body.streams:
         raise ConfigError(f"{name}: cache= keeps answers that are whole; a stream cannot be cached")
     for pool, amount in (options.needs or {}).items():
-        if not isinstance(pool, Pool) or not (callable(amount) or (isinstance(amount, int | float) and amount > 0)):
+        if not isinstance(pool, Pool) or not (callable(amount) or (is_number(amount) and amount > 0)):
             raise ConfigError(f"{name}: needs={{{pool!r}: {amount!r}}}: a Pool or a Memory, and a number or a function")
     whole(f"{name}: buffer=...", options.buffer)
 

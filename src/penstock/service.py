@@ -21,6 +21,7 @@ from penstock.context import Frame, frame_var
 from penstock.core.policy.admit import Admit
 from penstock.core.policy.batch import Batch
 from penstock.core.policy.cache import Cache
+from penstock.core.policy.declared import number
 from penstock.core.policy.limit import Limit
 from penstock.core.policy.order import Order
 from penstock.core.policy.retry import Retry
@@ -227,11 +228,9 @@ def service(  # type: ignore[misc]
         buffer=buffer,
         cache=cache,
     )
-    if within is not None and not (within > 0 and math.isfinite(within)):
-        raise ConfigError(f"service(within={within!r}): a finite number of seconds, greater than 0")
-    for option, seconds in (("start_timeout", start_timeout), ("progress_timeout", progress_timeout)):
-        if seconds is not None and not seconds > 0:
-            raise ConfigError(f"service({option}={seconds!r}): seconds, greater than 0")
+    number("service(within=...)", within, "seconds", above=0, below=math.inf, optional=True)
+    number("service(start_timeout=...)", start_timeout, "seconds", above=0, optional=True)
+    number("service(progress_timeout=...)", progress_timeout, "seconds", above=0, optional=True)
     if target is None:
         return functools.partial(_make, name=name, options=options)
     return _make(target, *args, name=name, options=options)

@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 from served import LONGEST, Child, served
 
+import penstock as ps
+from penstock.cli.serve import report
+
 APP = '''
 import asyncio, os, sys, time
 import penstock as ps
@@ -110,6 +113,21 @@ def test_the_report_says_what_runs_and_where(place: Path) -> None:
         assert ask(f"{url}/hello", {"name": "Ada"}) == "Hello, Ada!"
         line = json.loads(child.until('"service":"hello"').string)
         assert (line["service"], line["outcome"]) == ("hello", "ok")
+
+
+def test_the_report_says_how_to_ask_and_how_many_may_wait() -> None:
+    async def plain(x: int) -> int:
+        return x
+
+    app = ps.App(
+        ps.service(plain, name="once"),
+        ps.service(plain, name="safe", safe=True),
+        ps.service(plain, name="bounded", safe=True, admit=(ps.Queue(items=8), ps.Latest())),
+    )
+    _, once, safe, bounded, *_ = report(app, "http://here", 0.0).splitlines()
+    assert once.startswith("  POST http://here/once  inline, starts within")
+    assert safe.startswith("  POST, GET http://here/safe  inline, starts within")
+    assert bounded.startswith("  POST, GET http://here/bounded  inline, queue of 8, starts within")
 
 
 def test_inline_bodies_run_in_this_process(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from stand import Stand
 from penstock.core.policy.admit import Queue
 from penstock.core.policy.batch import Batch
 from penstock.core.policy.limit import Fixed
-from penstock.core.pool import Pool
+from penstock.core.pool import LockOrder, Pool
 from penstock.core.request import RUNNING
 from penstock.core.station import StationOptions
 from penstock.errors import (
@@ -112,6 +112,22 @@ def test_a_circle_of_waiting_is_refused_with_its_chain() -> None:
     assert isinstance(error, DeadlockRefused)
     assert "memory -> model's replicas -> memory" in str(error)
     assert isinstance(stand.errors[stand.submit(fuse, held=("fuse's limit",), root=False)], DeadlockRefused)  # itself
+
+
+def circle(*calls: tuple[tuple[str, ...], tuple[str, ...]]) -> list[str] | None:
+    """The chain that the last of these (held, wanted) is told; the ones before it are allowed."""
+    locks = LockOrder()
+    assert [locks.cycle(*call) for call in calls[:-1]] == [None] * (len(calls) - 1)
+    return locks.cycle(*calls[-1])
+
+
+def test_the_chain_names_all_that_is_held_within_the_circle() -> None:
+    assert circle((("a",), ("b",)), (("a", "b"), ("c",)), (("a", "b", "c"), ("a",))) == ["a", "b", "c", "a"]
+    assert circle((("a",), ("b",)), (("a", "b"), ("b",))) == ["b", "b"]  # what is held around the circle is not of it
+    assert circle((("its replicas", "its limit"), ("its replicas", "its limit"))) == ["its replicas", "its replicas"]
+    # part of it was seen in other calls
+    assert circle((("c",), ("d",)), (("d",), ("a",)), (("a",), ("b",)), (("a", "b"), ("c",))) == ["a", "b", "c", "d", "a"]
+    assert circle((("a",), ("b",)), (("a", "b", "b"), ("c",)), (("a", "b", "b", "c"), ("a",))) == ["a", "b", "c", "a"]
 
 
 def test_contradictions_are_refused_at_the_start() -> None:

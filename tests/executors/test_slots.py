@@ -462,7 +462,7 @@ def test_a_cost_that_is_no_number_is_the_callers_to_hear_of() -> None:
     ("declare", "message"),
     [
         (lambda: ps.Slots(0), "at least 1"),
-        (lambda: ps.Slots(item_cost=-1.0), "0 or more"),
+        (lambda: ps.Slots(item_cost=-1.0), "at least 0"),
         (lambda: ps.Slots(stretch=1.0), "greater than 1"),
         (lambda: ps.Slots(slow="wait"), "pause"),  # type: ignore[arg-type]
         (lambda: ps.service(lambda x: x, name="f", batch=ps.Slots(2)), "is no class"),

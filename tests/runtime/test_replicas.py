@@ -204,8 +204,10 @@ def test_what_has_no_replicas_says_so() -> None:
         async with ps.Runtime(plain, some) as runtime:
             with pytest.raises(ConfigError, match="plain runs on the loop"):
                 await runtime.scale(plain, 2)
-            with pytest.raises(ConfigError, match="at least 1"):
-                await runtime.scale(some, 0)
+            wrong: tuple[Any, ...] = (0, "3", 1.5, True)
+            for count in wrong:
+                with pytest.raises(ConfigError, match="at least 1"):
+                    await runtime.scale(some, count)
 
     asyncio.run(main())
 

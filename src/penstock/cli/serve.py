@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from penstock import App, Process, Remote, Runtime, Service
+from penstock import App, Process, Queue, Remote, Runtime, Service
 from penstock.cli import CommandFailed, models
 from penstock.cli.load import load_app
 from penstock.executors.base import Thread
@@ -182,7 +182,8 @@ def report(
     lines = [f"{app.name} is up at {url} (started in {seconds:.1f} s)"]
     for name in app.public:
         facts = _facts(app, app.services[name], inline)
-        lines.append(f"  POST {url}/{name}  {', '.join(facts)}")
+        methods = "POST, GET" if app.services[name].safe else "POST"
+        lines.append(f"  {methods} {url}/{name}  {', '.join(facts)}")
         for remote in (remotes or {}).get(name, ()):
             lines.append(f"       at {remote.url}  {remote.state}{f': {remote.why}' if remote.why else ''}")
     for model in app.models:
@@ -236,6 +237,9 @@ def _facts(app: App, service: Service[..., Any], inline: bool) -> list[str]:
         facts.append(f"batches of {o.batch.max_size} within {o.batch.max_wait * 1e3:g} ms")
     for limit in o.limit or ():
         facts += (isinstance(limit, AIMD) and _targets(limit)) or [str(limit)]
+    queue = next((policy for policy in o.admit if isinstance(policy, Queue)), None)
+    if queue is not None:
+        facts.append(f"queue of {queue.items}")
     facts.append(f"starts within {o.start_timeout or defaults.start_timeout:g} s")
     if service.streams:
         facts.append("streams")

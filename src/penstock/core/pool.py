@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from penstock.core.estimate import Correction
-from penstock.errors import ConfigError
+from penstock.core.policy.declared import number
 
 if TYPE_CHECKING:
     from penstock.core.request import Request
@@ -36,8 +36,7 @@ class Pool:
     capacity: float
 
     def __post_init__(self) -> None:
-        if not (self.capacity > 0 and math.isfinite(self.capacity)):
-            raise ConfigError(f"Pool({self.name!r}): capacity must be a positive number, not {self.capacity!r}")
+        number(f"Pool({self.name!r}, capacity=...)", self.capacity, above=0, below=math.inf)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,10 +55,8 @@ class Memory(Pool):
     share: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.size_bytes is not None and not (self.size_bytes > 0 and math.isfinite(self.size_bytes)):
-            raise ConfigError(f"Memory({self.name!r}, size_bytes={self.size_bytes!r}): must be greater than 0")
-        if not 0 < self.share <= 1:
-            raise ConfigError(f"Memory({self.name!r}, share={self.share!r}): a share of what is free, at most 1")
+        number(f"Memory({self.name!r}, size_bytes=...)", self.size_bytes, above=0, below=math.inf, optional=True)
+        number(f"Memory({self.name!r}, share=...), of what is free", self.share, above=0, most=1)
         object.__setattr__(self, "capacity", float(self.size_bytes or 0))
         if self.size_bytes is None and self.device is None:
             object.__setattr__(self, "device", "host")
@@ -154,7 +151,10 @@ class LockOrder:
         self.depths: dict[str, int] = {}  # the longest chain of edges that leads to each
 
     def cycle(self, held: tuple[str, ...], wanted: tuple[str, ...]) -> list[str] | None:
-        """Record every edge held -> wanted; return the chain of the first one that would close a cycle."""
+        """Record every edge held -> wanted; return the chain of the first one that would close a cycle.
+
+        The chain is what is held, in order, from where the circle begins, and ends where it began.
+        """
         if (held, wanted) in self.seen:
             return None
         for source in held:
@@ -163,7 +163,8 @@ class LockOrder:
                     continue
                 chain = self._path(target, source)
                 if chain is not None:
-                    return [source, *chain]
+                    within = dict.fromkeys(held[held.index(source) + 1 :])
+                    return [source, *(node for node in within if node not in wanted and node not in chain), *chain]
                 self.edges.setdefault(source, {})[target] = None
                 self._deepen(target, self.depths.get(source, 0) + 1)
         self.seen.add((held, wanted))

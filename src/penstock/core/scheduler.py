@@ -148,8 +148,8 @@ class Scheduler:
         if chain is None:
             return None
         return DeadlockRefused(
-            f"a call of {station.name} would wait for what its own callers hold: {' -> '.join(chain)}; "
-            "call it from outside, give it its own replicas or pool, or raise the limit of none"
+            f"a call of {station.name} could wait for ever for what its own callers hold: {' -> '.join(chain)}; "
+            "make this call when theirs have ended, or give inner calls a service with replicas, limits and pools of its own"
         )
 
     def _supersede(self, station: Station, request: Request, now: float) -> None:

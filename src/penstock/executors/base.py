@@ -14,7 +14,7 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from penstock.core.policy.declared import whole
+from penstock.core.policy.declared import number, whole
 from penstock.core.policy.scale import Scale
 from penstock.errors import ConfigError
 from penstock.executors.remote_place import Remote
@@ -30,7 +30,7 @@ class Inline:
     replicas: int | Scale = 1
 
     def __post_init__(self) -> None:
-        _at_least_one("Inline", self.replicas)
+        _at_least_one("Inline(replicas=...)", self.replicas)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Thread:
     replicas: int | Scale | None = None
 
     def __post_init__(self) -> None:
-        _at_least_one("Thread", 1 if self.replicas is None else self.replicas)
+        _at_least_one("Thread(replicas=...)", 1 if self.replicas is None else self.replicas)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,21 +92,20 @@ class Process:
     concurrency: int = 1
 
     def __post_init__(self) -> None:
-        _at_least_one("Process", self.replicas)
-        for name in ("threads", "recycle", "recycle_bytes", "concurrency"):
-            value = getattr(self, name)
-            _at_least_one(f"Process({name}=...)", 1 if value is None else value)
-        if not self.startup_timeout > 0 or self.max_restarts < 0:
-            raise ConfigError("Process: startup_timeout is greater than 0, and max_restarts 0 or more")
-        if self.kill_after is not None and self.kill_after < 0:
-            raise ConfigError(f"Process(kill_after={self.kill_after:g}): seconds, 0 or more")
+        _at_least_one("Process(replicas=...)", self.replicas)
+        for name in ("threads", "recycle", "recycle_bytes"):
+            whole(f"Process({name}=...)", getattr(self, name), optional=True)
+        whole("Process(concurrency=...)", self.concurrency)
+        whole("Process(max_restarts=...)", self.max_restarts, 0)
+        number("Process(startup_timeout=...)", self.startup_timeout, "seconds", above=0)
+        number("Process(kill_after=...)", self.kill_after, "seconds", least=0, optional=True)
         devices = [self.device] if isinstance(self.device, str) else list(self.device or ())
         if any(not re.fullmatch(r"[a-z]+(:\d+)?", str(device)) for device in devices):
             raise ConfigError(f"Process(device={self.device!r}): such as 'cpu', 'cuda:0', or a list of them")
         object.__setattr__(self, "device", tuple(devices))
         object.__setattr__(self, "cores", tuple(self.cores or ()))
-        if any(not isinstance(core, int) or core < 0 for core in self.cores or ()):
-            raise ConfigError(f"Process(cores={self.cores!r}): numbers of cores")
+        for core in self.cores or ():
+            whole("Process(cores=[...])", core, 0)
         if self.warmup is not None and not isinstance(self.warmup, tuple):
             raise ConfigError("Process(warmup=...): a tuple, the arguments of one example call")
 

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from penstock.core.policy.breaker import Breaker
+from penstock.core.policy.declared import number, whole
 from penstock.errors import ConfigError
 
 
@@ -75,10 +76,11 @@ class Remote:
             raise ConfigError(f"Remote({list(urls)!r}): at least one URL, each once")
         for url in urls:
             address(url)
-        if self.connections < 1 or self.max_answer < 1:
-            raise ConfigError("Remote: connections and max_answer are at least 1")
-        if not (self.interval > 0 and self.connect_timeout > 0 and self.slow_start >= 0):
-            raise ConfigError("Remote: interval and connect_timeout are greater than 0, slow_start 0 or more; in seconds")
+        whole("Remote(connections=...)", self.connections)
+        whole("Remote(max_answer=...)", self.max_answer)
+        number("Remote(interval=...)", self.interval, "seconds", above=0)
+        number("Remote(connect_timeout=...)", self.connect_timeout, "seconds", above=0)
+        number("Remote(slow_start=...)", self.slow_start, "seconds", least=0)
         if self.encoding not in (None, "json", "msgpack", "raw", "openai"):
             raise ConfigError(f'Remote(encoding={self.encoding!r}): "json", "msgpack", "raw" or "openai"')
         if self.encoding == "openai" and not all(address(url).path for url in urls):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
+from penstock.core.policy.declared import whole
 from penstock.errors import ConfigError
 from penstock.models import Model
 from penstock.runtime.sizes import Profile, sizes
@@ -55,13 +56,17 @@ class App:
             self.add_model(model)
         if isinstance(cors, str):
             raise ConfigError(f"App(cors={cors!r}): a list of origins, for instance [{cors!r}]")
+        cors = tuple(cors) if isinstance(cors, Iterable) else (cors,)
+        if not all(isinstance(origin, str) for origin in cors):
+            raise ConfigError(f"App(cors={cors!r}): a list of origins, for instance ['https://example.org']")
+        whole("App(max_body=...), in bytes", max_body, 0)
         for prefix, other in (mounts or {}).items():
             if not prefix.startswith("/") or not callable(other):
                 raise ConfigError(f"App(mounts={{{prefix!r}: {other!r}}}): a path that begins with /, and an ASGI application")
         sizes(profile)  # refuse an unknown profile here, not at start
         self.name = name
         self.profile = profile
-        self.cors = tuple(cors)
+        self.cors = cors
         self.max_body = max_body
         self.mounts = dict(mounts or {})
         self.log = log

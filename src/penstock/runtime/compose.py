@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
 from penstock.context import budget
-from penstock.errors import ConfigError, DeadlineExceeded
+from penstock.core.policy.declared import number
+from penstock.errors import DeadlineExceeded
 from penstock.runtime.call import BoundCall
 
 A = TypeVar("A")
@@ -45,8 +46,7 @@ async def within(seconds: float, make: Callable[[], Awaitable[T]] | Awaitable[T]
     A call that was made before may be given instead of `make`; it is then cancelled when the time is over, but its
     queue does not know the deadline.
     """
-    if not seconds > 0:
-        raise ConfigError(f"within({seconds!r}, ...): seconds, greater than 0")
+    number("within(seconds, ...)", seconds, "seconds", above=0)
     limit = asyncio.timeout(seconds)
     try:
         async with limit:

@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from penstock.core.policy.declared import whole
 from penstock.core.replica import Replica
 from penstock.core.station import Station
 from penstock.errors import ConfigError, ShuttingDown
@@ -120,8 +121,7 @@ class Replicas:
             raise ConfigError(f"{binding.name} {what}: it has no replicas to scale")
         if count is None:
             return executor
-        if count < 1:
-            raise ConfigError(f"scale({binding.name}, {count}): at least 1")
+        whole(f"scale({binding.name}, ...)", count)
         if scaling is not None and not scaling.policy.minimum <= count <= scaling.policy.maximum:
             least, most = scaling.policy.minimum, scaling.policy.maximum
             raise ConfigError(f"{binding.name} scales by itself between {least} and {most} replicas; {count} is outside")

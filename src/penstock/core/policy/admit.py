@@ -6,8 +6,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
-from penstock.core.policy.declared import function, whole
-from penstock.errors import ConfigError
+from penstock.core.policy.declared import function, number, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +25,8 @@ class Queue:
 
     def __post_init__(self) -> None:
         whole("Queue(items=...)", self.items)
-        if not self.size_bytes >= 1:
-            raise ConfigError(f"Queue(size_bytes={self.size_bytes}): must be at least 1")
-        if self.max_wait is not None and not self.max_wait >= 0:
-            raise ConfigError(f"Queue(max_wait={self.max_wait}): must not be negative")
+        number("Queue(size_bytes=...)", self.size_bytes, least=1)
+        number("Queue(max_wait=...)", self.max_wait, "seconds", least=0, optional=True)
 
 
 @dataclass(frozen=True, slots=True)

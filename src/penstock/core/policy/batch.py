@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.core.estimate import ServiceTime
-from penstock.core.policy.declared import function, whole
+from penstock.core.policy.declared import function, number, whole
 from penstock.core.request import Request
 from penstock.errors import ConfigError
 
@@ -37,13 +37,12 @@ class Batch:
         whole("Batch(max_size=...)", self.max_size)
         function("Batch(cost=...)", self.cost)
         function("Batch(key=...)", self.key)
-        if self.max_wait < 0 or not math.isfinite(self.max_wait):
-            raise ConfigError(f"Batch(max_wait={self.max_wait}): a finite number of seconds, 0 or more")
+        number("Batch(max_wait=...)", self.max_wait, "seconds", least=0, below=math.inf)
+        number("Batch(max_cost=...)", self.max_cost, above=0)
+        number("Batch(max_age=...)", self.max_age, "seconds", least=0)
         if self.cost is None and self.max_cost < math.inf:
             raise ConfigError(f"Batch(max_cost={self.max_cost:g}) without cost=: say what a batch costs, cost(items) -> float")
-        if not self.max_cost > 0:
-            raise ConfigError(f"Batch(max_cost={self.max_cost:g}): must be greater than 0")
-        if not self.max_age >= self.max_wait:
+        if self.max_age < self.max_wait:
             raise ConfigError(
                 f"Batch(max_age={self.max_age:g}, max_wait={self.max_wait:g}): an item would be too old to be passed "
                 "over before its batch may go; use max_age >= max_wait"

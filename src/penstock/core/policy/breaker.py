@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from penstock.core.policy.declared import number, whole
 from penstock.errors import ConfigError
 
 
@@ -29,14 +30,15 @@ class Breaker:
     share: float = 0.5
 
     def __post_init__(self) -> None:
-        if min(self.failures, self.window, self.trials) < 1:
-            raise ConfigError(f"{self!r}: failures, window and trials are at least 1")
-        if not self.slow > 1:
-            raise ConfigError(f"Breaker(slow={self.slow:g}): greater than 1, times the median of the others")
-        if not 0 < self.eject <= self.longest:
-            raise ConfigError(f"Breaker(eject={self.eject:g}, longest={self.longest:g}): 0 < eject <= longest, in seconds")
-        if not 0 <= self.share < 1:
-            raise ConfigError(f"Breaker(share={self.share:g}): from 0 to below 1; all at once are never ejected")
+        whole("Breaker(failures=...)", self.failures)
+        whole("Breaker(window=...)", self.window)
+        whole("Breaker(trials=...)", self.trials)
+        number("Breaker(slow=...), times the median of the others", self.slow, above=1)
+        number("Breaker(eject=...)", self.eject, "seconds", above=0)
+        number("Breaker(longest=...)", self.longest, "seconds", above=0)
+        number("Breaker(share=...), of the remotes, never all at once", self.share, least=0, below=1)
+        if self.eject > self.longest:
+            raise ConfigError(f"Breaker(eject={self.eject:g}, longest={self.longest:g}): eject <= longest, in seconds")
 
     def out(self, ejections: int) -> float:
         """Seconds of the n-th ejection in a row."""

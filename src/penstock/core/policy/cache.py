@@ -8,8 +8,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from penstock.core.policy.declared import function
-from penstock.errors import ConfigError
+from penstock.core.policy.declared import function, number
 
 _SAMPLED = 32  # elements of a long container whose size stands for all
 _ENTRY = 250  # bytes of an entry beside its key and answer
@@ -34,10 +33,8 @@ class Cache:
 
     def __post_init__(self) -> None:
         function("Cache(key=...)", self.key)
-        if not self.size_bytes >= 0:
-            raise ConfigError(f"Cache(size_bytes={self.size_bytes}): at least 0")
-        if not self.ttl > 0:
-            raise ConfigError(f"Cache(ttl={self.ttl!r}): seconds, greater than 0")
+        number("Cache(size_bytes=...)", self.size_bytes, least=0)
+        number("Cache(ttl=...)", self.ttl, "seconds", above=0)
 
     def state(self) -> CacheState:
         return CacheState(self)

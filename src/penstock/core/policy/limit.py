@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from penstock.core.policy.declared import whole
+from penstock.core.policy.declared import number, whole
 from penstock.errors import ConfigError
 
 
@@ -80,13 +80,15 @@ class AIMD:
     tpot: float | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.minimum <= self.maximum:
-            raise ConfigError(f"AIMD(minimum={self.minimum}, maximum={self.maximum}): 1 <= minimum <= maximum")
-        if not 0 < self.backoff < 1 or not 0 <= self.tolerance < 1 or not self.window > 0:
-            raise ConfigError("AIMD: backoff in (0, 1), tolerance in [0, 1), window > 0")
-        for name, target in (("ttft", self.ttft), ("tpot", self.tpot)):
-            if target is not None and not 0 < target < math.inf:
-                raise ConfigError(f"AIMD({name}={target!r}): a finite number of seconds, greater than 0")
+        whole("AIMD(minimum=...)", self.minimum)
+        whole("AIMD(maximum=...)", self.maximum)
+        if self.minimum > self.maximum:
+            raise ConfigError(f"AIMD(minimum={self.minimum}, maximum={self.maximum}): minimum <= maximum")
+        number("AIMD(backoff=...)", self.backoff, above=0, below=1)
+        number("AIMD(tolerance=...)", self.tolerance, least=0, below=1)
+        number("AIMD(window=...)", self.window, "seconds", above=0)
+        number("AIMD(ttft=...)", self.ttft, "seconds", above=0, below=math.inf, optional=True)
+        number("AIMD(tpot=...)", self.tpot, "seconds", above=0, below=math.inf, optional=True)
 
     def state(self) -> AIMDState:
         return AIMDState(self)
@@ -157,8 +159,8 @@ class Rate:
 
     def __post_init__(self) -> None:
         whole("Rate(burst=...)", self.burst)
-        if not self.per_second > 0 or not 0 <= self.min_gap < math.inf:
-            raise ConfigError(f"Rate(per_second={self.per_second}, min_gap={self.min_gap}): per_second > 0, min_gap >= 0")
+        number("Rate(per_second=...)", self.per_second, above=0)
+        number("Rate(min_gap=...)", self.min_gap, "seconds", least=0, below=math.inf)
         if self.burst > 1 and self.min_gap >= 1 / self.per_second:
             raise ConfigError(
                 f"Rate(per_second={self.per_second:g}, burst={self.burst}, min_gap={self.min_gap:g}): the gap is not "

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from penstock.core.bands import BandQueue
+from penstock.core.policy.declared import number
 from penstock.core.queues import Ledger, Queue, SortedQueue, TenantQueue
 from penstock.core.request import Request
 from penstock.errors import ConfigError
@@ -33,7 +34,7 @@ class EarliestDeadline:
     horizon: float = 60.0
 
     def __post_init__(self) -> None:
-        _positive("EarliestDeadline.horizon", self.horizon)
+        number("EarliestDeadline(horizon=...)", self.horizon, "seconds", above=0)
 
     def leaf(self) -> SortedQueue:
         horizon = self.horizon
@@ -66,7 +67,7 @@ class FairShare:
         if not isinstance(self.weights, Mapping):
             raise ConfigError(f"FairShare(weights={self.weights!r}): a dict from tenants to numbers")
         for tenant, weight in self.weights.items():
-            _positive(f"FairShare.weights[{tenant!r}]", weight)
+            number(f"FairShare(weights=...) of {tenant!r}", weight, above=0)
 
     def ledger(self) -> Ledger:
         return Ledger(self.weights)
@@ -87,7 +88,7 @@ class Priority:
     then: FairShare | Fifo | EarliestDeadline = field(default_factory=FairShare)
 
     def __post_init__(self) -> None:
-        _positive("Priority.age", self.age)
+        number("Priority(age=...)", self.age, "seconds", above=0)
         _an_order("Priority", self.then, FairShare, Fifo, EarliestDeadline)
 
     def queue(self) -> Queue:
@@ -103,11 +104,6 @@ Order = Fifo | EarliestDeadline | FairShare | Priority
 
 def _arrival(request: Request) -> float:
     return request.arrival
-
-
-def _positive(name: str, value: float) -> None:
-    if not isinstance(value, int | float) or not value > 0:
-        raise ConfigError(f"{name} must be greater than 0, not {value!r}")
 
 
 def _an_order(name: str, then: object, *kinds: type) -> None:

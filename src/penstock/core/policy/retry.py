@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
-from penstock.core.policy.declared import whole
+from penstock.core.policy.declared import number, whole
 from penstock.errors import ConfigError, WorkerLost
 
 
@@ -32,10 +32,12 @@ class Retry:
         whole("Retry(attempts=...)", self.attempts)
         if not isinstance(self.on, tuple) or not all(isinstance(kind, type) for kind in self.on):
             raise ConfigError(f"Retry(on={self.on!r}): a tuple of exception classes")
-        if not (0 <= self.budget <= 1):
-            raise ConfigError(f"Retry(budget={self.budget}): a share between 0 and 1 of all calls")
-        if self.base < 0 or self.cap < self.base:
-            raise ConfigError(f"Retry(base={self.base}, cap={self.cap}): 0 <= base <= cap")
+        number("Retry(budget=...), a share of all calls", self.budget, least=0, most=1)
+        number("Retry(reserve=...)", self.reserve, least=0)
+        number("Retry(base=...)", self.base, "seconds", least=0)
+        number("Retry(cap=...)", self.cap, "seconds", least=0)
+        if self.cap < self.base:
+            raise ConfigError(f"Retry(base={self.base:g}, cap={self.cap:g}): base <= cap")
 
     def delay(self, attempt: int, random: Random) -> float:
         """Seconds to wait after failed attempt number `attempt` (1 is the first)."""

@@ -7,14 +7,14 @@ shortest queue met its target for 90 % of requests with fresh counts and for 55 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import ceil
 from random import Random
 from typing import Any
 
-from penstock.core.policy.declared import function
+from penstock.core.policy.declared import function, number
 from penstock.core.request import Request
 from penstock.errors import ConfigError
 
@@ -85,9 +85,13 @@ class Weighted:
     weights: Sequence[float]
 
     def __post_init__(self) -> None:
-        if not self.weights or not all(weight > 0 for weight in self.weights):
-            raise ConfigError(f"Weighted({self.weights!r}): one number greater than 0 for each replica")
+        if isinstance(self.weights, str) or not isinstance(self.weights, Iterable):
+            raise ConfigError(f"Weighted(weights={self.weights!r}): a list of numbers, one for each replica")
         object.__setattr__(self, "weights", tuple(self.weights))
+        if not self.weights:
+            raise ConfigError("Weighted(weights=[]): one number greater than 0 for each replica")
+        for weight in self.weights:
+            number("Weighted(weights=[...])", weight, above=0)
 
     def pick(self, hosts: Sequence[Host], request: Request, random: Random) -> Host:
         return min(hosts, key=self._next)
@@ -115,8 +119,7 @@ class Sticky:
 
     def __post_init__(self) -> None:
         function("Sticky(key=...)", self.key)
-        if not self.bound > 1:
-            raise ConfigError(f"Sticky(bound={self.bound:g}): greater than 1, times the mean load")
+        number("Sticky(bound=...), times the mean load", self.bound, above=1)
 
     def of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], tenant: str) -> Hashable:
         """The key of a call."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from penstock.core.policy.declared import number, whole
 from penstock.errors import ConfigError
 
 
@@ -28,10 +29,16 @@ class Scale:
     busy: float = 0.7
 
     def __post_init__(self) -> None:
-        if not 1 <= self.minimum <= self.maximum:
-            raise ConfigError(f"Scale({self.minimum}, {self.maximum}): 1 <= minimum <= maximum")
-        if self.delay < 0 or not self.up_after > 0 or not self.down_after >= self.up_after or not 0 < self.busy < 1:
-            raise ConfigError("Scale: delay >= 0, 0 < up_after <= down_after, busy in (0, 1)")
+        whole("Scale(minimum=...)", self.minimum)
+        whole("Scale(maximum=...)", self.maximum)
+        number("Scale(delay=...)", self.delay, "seconds", least=0)
+        number("Scale(up_after=...)", self.up_after, "seconds", above=0)
+        number("Scale(down_after=...)", self.down_after, "seconds", above=0)
+        number("Scale(busy=...)", self.busy, above=0, below=1)
+        if self.minimum > self.maximum:
+            raise ConfigError(f"Scale({self.minimum}, {self.maximum}): minimum <= maximum")
+        if self.down_after < self.up_after:
+            raise ConfigError(f"Scale(up_after={self.up_after:g}, down_after={self.down_after:g}): up_after <= down_after")
 
     def state(self) -> ScaleState:
         return ScaleState(self)
@@ -48,6 +55,11 @@ class Elastic:
     minimum: int = 1
     maximum: int = 1000
     keep: float = 10.0
+
+    def __post_init__(self) -> None:
+        whole("Elastic(minimum=...)", self.minimum)
+        whole("Elastic(maximum=...)", self.maximum)
+        number("Elastic(keep=...)", self.keep, "seconds", least=0)
 
     def state(self) -> ElasticState:
         return ElasticState(self)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from penstock.core.policy.declared import function, whole
+from penstock.core.policy.declared import function, number, whole
 from penstock.errors import ConfigError
 
 
@@ -47,16 +47,13 @@ class Slots:
     item_cost: float = 1.0
 
     def __post_init__(self) -> None:
-        whole("Slots(size)", self.size)
-        if self.budget is not None:
-            whole("Slots(budget=...)", self.budget)
+        whole("Slots(size=...)", self.size)
+        whole("Slots(budget=...)", self.budget, optional=True)
         function("Slots(cost=...)", self.cost)
-        if not self.stretch > 1:
-            raise ConfigError(f"Slots(stretch={self.stretch:g}): greater than 1, or nothing could ever start beside others")
+        number("Slots(stretch=...), or nothing could ever start beside others", self.stretch, above=1)
         if self.slow not in ("pause", "drop"):
             raise ConfigError(f'Slots(slow={self.slow!r}): "pause" or "drop"')
-        if not 0 <= self.item_cost < math.inf:
-            raise ConfigError(f"Slots(item_cost={self.item_cost:g}): a finite number, 0 or more")
+        number("Slots(item_cost=...)", self.item_cost, least=0, below=math.inf)
 
     def start_cost(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
         """The units that the start of such a call will take. Raises ConfigError for what is no cost."""
