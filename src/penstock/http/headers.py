@@ -15,6 +15,7 @@ _ID = re.compile(rb"[!-~]{1,128}\Z")
 _NUMBER = re.compile(rb"\d+(\.\d+)?(e[+-]?\d+)?", re.I)  # JSON's; float() reads more, such as 1_0 and +1
 _INTEGER = re.compile(rb"-?\d{1,9}")
 _QUALITY = re.compile(rb"\d+\.?\d*|\.\d+")  # .2 is no weight, but Java sends it
+_RANGES = 100  # of an Accept header; those beyond are not looked at
 _TRACE = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?\Z")
 _NAMES = {
     b"text/event-stream": SSE,
@@ -89,7 +90,7 @@ def accepted(headers: dict[bytes, bytes], offers: tuple[str, ...]) -> str:
 def _ranges(accept: bytes, offers: tuple[str, ...]) -> list[tuple[int, float, list[str]]]:
     """Of each media range that is known: how many wildcards it has, how much it is wanted, and the offers that it covers."""
     found = []
-    for part in accept.split(b","):
+    for part in accept.split(b",", _RANGES)[:_RANGES]:
         name, _, parameters = part.partition(b";")
         name = name.strip()
         if name in _NAMES:
