@@ -174,7 +174,7 @@ MUTATIONS = {
     "work that is not charged": (queues.Ledger, "charge", "+ cost / self.weight(tenant)", "+ 0.0"),
     "a staged work without its place": (dispatch, "give", "station.coming += 1", "pass"),
     "a dead replica that is free": (dispatch, "give", "elif replica.up:", "elif True:"),
-    "a circle of waiting": (pool.LockOrder, "cycle", "return [source, *chain]", "continue"),
+    "a circle of waiting": (pool.LockOrder, "cycle", "return [source, *between, *chain]", "continue"),
     "a rate that is not kept": (limit.RateState, "started", "max(now, self.tat) + self.interval", "now"),
     "a host whose work stays counted": (router.Router, "stopped", "host.running -= 1", "pass"),
     "a host that is counted as down": (router.Router, "came_up", "host.up += 1", "pass"),

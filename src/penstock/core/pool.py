@@ -163,8 +163,9 @@ class LockOrder:
                     continue
                 chain = self._path(target, source)
                 if chain is not None:
-                    within = dict.fromkeys(held[held.index(source) + 1 :])
-                    return [source, *(node for node in within if node not in wanted and node not in chain), *chain]
+                    later = dict.fromkeys(held[held.index(source) + 1 :])
+                    between = [node for node in later if node not in wanted and node not in chain]
+                    return [source, *between, *chain]
                 self.edges.setdefault(source, {})[target] = None
                 self._deepen(target, self.depths.get(source, 0) + 1)
         self.seen.add((held, wanted))
