@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from penstock.context import Budget, Frame, frame_var, tighten
 from penstock.core.commands import Command, End, Retire, Revoke, Stage, Start, Stop
+from penstock.core.policy.declared import number
 from penstock.core.request import Work
 from penstock.core.scheduler import Scheduler
 from penstock.core.snapshot import StationSnapshot, snapshot
@@ -67,8 +68,7 @@ class Runtime:
         profile = next((app.profile for app in apps if app.profile is not None), None) if profile is None else profile
         weights = [app.tokens.weights for app in apps if app.tokens is not None]
         self.weights = weights[-1] if weights else None  # of tenants, where tokens say who they are
-        if not grace >= 0:
-            raise ConfigError(f"Runtime(grace={grace!r}): seconds, 0 or more")
+        number("Runtime(grace=...)", grace, "seconds", least=0)
         self.sizes: Sizes = sizes(profile)
         self.clock = clock
         self.grace = grace
