@@ -326,6 +326,21 @@ def test_the_grace_ends(place: Path, path: str) -> None:
         assert "Traceback" not in child.said
 
 
+def test_what_loads_for_long_is_told(place: Path) -> None:
+    (place / "slow.py").write_text(
+        "import os, time\nimport penstock as ps\nclass M:\n    def __init__(self):\n"
+        "        while not os.path.exists('loaded'):\n            time.sleep(0.01)\n"
+        "    def __call__(self) -> int:\n        return 1\napp = ps.App(ps.service(M, name='m'))\n"
+    )
+    child = Child("serve", "slow:app", "--port", "0", cwd=place)
+    try:
+        child.until("loading m (2 s so far)")
+        (place / "loaded").touch()
+        child.until("is up at")
+    finally:
+        child.close()
+
+
 def test_a_signal_while_it_loads_ends_it(place: Path) -> None:
     (place / "slow.py").write_text(
         "import sys, time\nimport penstock as ps\nclass M:\n    def __init__(self):\n"

@@ -90,7 +90,10 @@ def run(options: argparse.Namespace) -> None:
             "(`penstock token add NAME` makes one), or --insecure, for instance behind a proxy that checks callers"
         )
 
+    telling: list[asyncio.Task[None]] = []
+
     def announce(server: Server) -> None:
+        telling.pop().cancel()
         url = f"http://{_shown(options.host)}:{server.port}" if server.port else f"unix:{options.uds}"
         print(report(app, url, time.monotonic() - began, _remotes(), options.inline), file=sys.stderr, flush=True)
         if options.uds and server.port:
@@ -100,7 +103,11 @@ def run(options: argparse.Namespace) -> None:
         wait = f"; what is in flight has {options.grace:g} s, a second Ctrl-C ends it now" if server.busy else ""
         print(f"{app.name} stops{wait}", file=sys.stderr, flush=True)
 
-    main = serve(
+    async def main() -> None:
+        telling.append(asyncio.create_task(_tell(app)))
+        await serving
+
+    serving = serve(
         app,
         options.host,
         options.port,
@@ -112,7 +119,7 @@ def run(options: argparse.Namespace) -> None:
         leaving=leaving,
     )
     try:
-        _run(main)
+        _run(main())
     except asyncio.CancelledError:
         raise SystemExit(130) from None
     except CannotListen as error:
@@ -123,6 +130,21 @@ def run(options: argparse.Namespace) -> None:
         if options.debug:
             raise
         raise CommandFailed(f"{what} cannot start: {_blamed(error)} (--debug shows the traceback)") from error
+
+
+async def _tell(app: App) -> None:
+    """Say what still loads, if that takes a while."""
+    began = time.monotonic()
+    await asyncio.sleep(_SILENT)
+    while True:
+        runtime = runtime_of_loop()
+        missing = [name for name in app.services if not (isinstance(runtime, Runtime) and runtime.ready(name))]
+        print(
+            f"loading {', '.join(missing) or 'what is mounted'} ({time.monotonic() - began:.0f} s so far)",
+            file=sys.stderr,
+            flush=True,
+        )
+        await asyncio.sleep(_AGAIN)
 
 
 def _observers(options: argparse.Namespace) -> list[Observer]:
@@ -147,6 +169,7 @@ def _blamed(error: BaseException) -> str:
     return f"{type(error).__name__}{': ' + lines[0] if lines else ''}{where}"
 
 
+_SILENT, _AGAIN = 2.0, 15.0  # seconds of loading before it is told, and told again
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _STDLIB = os.path.dirname(os.path.abspath(os.__file__))
 
