@@ -105,19 +105,18 @@ def run(options: argparse.Namespace) -> None:
 
     async def main() -> None:
         telling.append(asyncio.create_task(_tell(app)))
-        await serving
+        await serve(
+            app,
+            options.host,
+            options.port,
+            unix_path=options.uds,
+            grace=options.grace,
+            inline=options.inline,
+            observers=_observers(options),
+            announce=announce,
+            leaving=leaving,
+        )
 
-    serving = serve(
-        app,
-        options.host,
-        options.port,
-        unix_path=options.uds,
-        grace=options.grace,
-        inline=options.inline,
-        observers=_observers(options),
-        announce=announce,
-        leaving=leaving,
-    )
     try:
         _run(main())
     except asyncio.CancelledError:

@@ -195,9 +195,9 @@ def take(s: Scheduler, work: Work, now: float, freed: float) -> None:
         if request.state <= STAGED:
             request.work = work
             request.state = RUNNING
-            request.started = request.progress = request.released = now
-            if batched:  # what it waited for since a replica was free was company
-                request.released = freed if freed > request.submitted else request.submitted
+            request.started = request.progress = now
+            # a call of a batch has waited for company since a replica was free
+            request.released = now if not batched else freed if freed > request.submitted else request.submitted
 
 
 def give(s: Scheduler, work: Work, now: float) -> tuple[tuple[PoolState, float], ...]:

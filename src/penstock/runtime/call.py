@@ -18,6 +18,7 @@ from penstock.context import Budget, Frame, frame_var
 from penstock.core.request import BACKOFF, PENDING, RUNNING, Request
 from penstock.errors import ConfigError
 from penstock.runtime.lazy import LazyFuture
+from penstock.runtime.stream import only, read
 from penstock.service import Status, Timing
 
 if TYPE_CHECKING:
@@ -108,11 +109,10 @@ class BoundCall(LazyFuture):
         binding = self.binding
         if self.used or self.begun:
             return self._again()
+        self.used = True
         if binding.streams:
-            self.used = True
             raise ConfigError(f"{binding.name} streams: use `async for item in call`, not `await`")
         if get_ident() != binding.runtime.thread:
-            self.used = True
             return asyncio.wrap_future(binding.runtime.hand_over(self)).__await__()
         return self.once().__await__()
 
@@ -130,14 +130,12 @@ class BoundCall(LazyFuture):
 
     def __aiter__(self) -> AsyncIterator[Any]:
         if not self.binding.streams:
-            return _once(self)
+            return only(self)
         if self.used:
             raise RuntimeError(f"{self!r} was iterated before")
         if get_ident() != self.binding.runtime.thread:
             raise ConfigError(f"{self.binding.name}: a stream can only be read on the loop of its runtime")
         self.used = True
-        from penstock.runtime.stream import read
-
         return read(self)
 
     def start(self) -> Self:
@@ -354,7 +352,3 @@ class BoundCall(LazyFuture):
             self.error = error
             if self.future is None and self.runner is not None:
                 self.runner.cancel()
-
-
-async def _once(call: BoundCall) -> AsyncIterator[Any]:
-    yield await call

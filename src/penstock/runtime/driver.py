@@ -66,8 +66,7 @@ class Runtime:
         apps = [each for each in services if isinstance(each, App)]
         self.services = listed(services)
         profile = next((app.profile for app in apps if app.profile is not None), None) if profile is None else profile
-        weights = [app.tokens.weights for app in apps if app.tokens is not None]
-        self.weights = weights[-1] if weights else None  # of tenants, where tokens say who they are
+        self.weights = next((app.tokens.weights for app in reversed(apps) if app.tokens is not None), None)  # of tenants
         number("Runtime(grace=...)", grace, "seconds", least=0)
         self.sizes: Sizes = sizes(profile)
         self.clock = clock

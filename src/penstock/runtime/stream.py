@@ -25,6 +25,11 @@ def read(call: BoundCall) -> AsyncIterator[Any]:
     return _pull(call) if call.binding.direct else _receive(call)
 
 
+async def only(call: BoundCall) -> AsyncIterator[Any]:
+    """The answer of a call that does not stream, as its one item."""
+    yield await call
+
+
 def _hold(call: BoundCall) -> list[Request]:
     """An open stream's lease is held by who reads it: what the reader calls meanwhile must not wait for it.
 
