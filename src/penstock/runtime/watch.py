@@ -82,7 +82,8 @@ class Watch:
         if now < self._until:
             return not self._stop.wait(_BEAT)
         self.runtime.unwatched = self.wake
-        self._wake.wait(_IDLE_BEAT)
+        if not self.runtime.busy_hint():  # else a call began just before it could have woken this
+            self._wake.wait(_IDLE_BEAT)
         self.runtime.unwatched = None
         return not self._stop.is_set()
 
